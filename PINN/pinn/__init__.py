@@ -1,0 +1,1 @@
+"""Physics-informed networks: systems, training strategies and landscape tools."""

@@ -1,0 +1,405 @@
+"""L-BFGS with a strong-Wolfe line search for R independent problems side by side.
+
+Every parameter tensor is stacked on a leading `runs` axis and the closure returns R losses. Each run has its own
+history, line search and stopping; with R = 1 the iterates are those of `torch.optim.LBFGS(line_search_fn=
+"strong_wolfe")`, and R runs together give what R runs alone give. Two things differ from a loop over torch's optimizer:
+
+* An evaluation serves every run that waits for one, whichever iteration or line-search trial it is at, so runs never
+  wait for each other within a step. A line search is a generator: it yields a trial step, is sent the loss and slope
+  there, and returns the accepted point.
+* The direction comes from the compact representation of the inverse Hessian (Byrd, Nocedal and Schnabel 1994,
+  eq. 3.1), d = -H g with
+
+      H = gamma I + [S, gamma Y] [ R^-T (D + gamma Y^T Y) R^-1   -R^-T ] [ S^T       ]
+                                 [ -R^-1                          0    ] [ gamma Y^T ]
+
+  R the upper triangle of S^T Y, D its diagonal: algebraically the two-loop recursion, but two passes over the history
+  instead of 400 small operations. The m x m algebra is in float64 whatever the precision of the weights.
+
+    optimizer = LBFGS(net.parameters(), history_size=100)
+    losses = optimizer.step(closure)          # up to max_iter iterations of every run
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Why a run's last step ended. The first two say nothing about the run; the others end its call early.
+REASONS = ("max_iter", "max_eval", "tolerance_grad", "tolerance_change", "no_descent", "line_search", "non_finite")
+
+
+class Point(NamedTuple):
+    """A trial on the search line: step, loss, slope g . d and the gradient (p,) there."""
+
+    t: float
+    loss: float
+    slope: float
+    grad: Tensor
+
+
+class LBFGS(torch.optim.Optimizer):
+    """L-BFGS over the runs axis.
+
+    Args:
+        params: tensors with a common leading axis R.
+        lr: first trial step of every line search (the very first is scaled by 1 / |g|_1, as torch does).
+        max_iter: iterations a run makes in one `step`.
+        max_eval: evaluations after which a run's step ends; default 1.25 max_iter.
+        tolerance_grad: a run's step ends when max |g| is not above this.
+        tolerance_change: it ends when the loss or max |t d| changes by less, or the slope g . d is above minus this.
+        history_size: pairs (s, y) kept.
+        group_size: runs that are walked together, default all. A few at a time keep their history in a CPU's cache.
+
+    Attributes:
+        active: (R,) bool, the runs that `step` advances; set it to leave runs out. While the closure is called it marks
+            the runs whose losses and gradients are wanted; others may be left as they are.
+        limit: (R,) iterations in all at which a run's step ends, or None.
+        state of the first parameter: every tensor has leading axis R; `n_iter` and `evaluations` count since the start.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1.0, max_iter: int = 20, max_eval: int | None = None,
+                 tolerance_grad: float = 1e-7, tolerance_change: float = 1e-9, history_size: int = 100,
+                 group_size: int | None = None) -> None:
+        if lr <= 0 or max_iter < 1 or history_size < 1:
+            raise ValueError(f"lr, max_iter and history_size must be positive, got {lr}, {max_iter}, {history_size}")
+        super().__init__(params, dict(lr=lr, max_iter=max_iter, max_eval=max_eval, tolerance_grad=tolerance_grad,
+                                      tolerance_change=tolerance_change, history_size=history_size))
+        if len(self.param_groups) != 1:
+            raise ValueError("LBFGS takes one parameter group")
+        self._params = self.param_groups[0]["params"]
+        first = self._params[0]
+        self.active = torch.ones(len(first), dtype=torch.bool)
+        self.limit: Tensor | None = None
+        self.group_size = group_size or len(first)
+        self.state[first].update(self._fresh_state())
+
+    def _fresh_state(self) -> dict[str, Tensor]:
+        first, m = self._params[0], self.param_groups[0]["history_size"]
+        runs, size = len(first), sum(p[0].numel() for p in self._params)
+        like = dict(dtype=first.dtype, device=first.device)
+        host = dict(dtype=torch.float64)
+        return {
+            "n_iter": torch.zeros(runs, dtype=torch.int64),
+            "evaluations": torch.zeros(runs, dtype=torch.int64),
+            "stop": torch.zeros(runs, dtype=torch.int64),  # index into REASONS
+            "moved": torch.ones(runs, dtype=torch.bool),  # did the last step change the run's weights?
+            "pairs": torch.zeros(runs, dtype=torch.int64),  # pairs ever stored: the newest is in slot (pairs - 1) % m
+            "gamma": torch.ones(runs, **host),
+            "t": torch.zeros(runs, **host),
+            "direction": torch.zeros(runs, size, **like),
+            "previous_grad": torch.zeros(runs, size, **like),
+            "history": torch.zeros(runs, 2, m, size, **like),  # S and Y, a ring of m slots
+            "sy": torch.zeros(runs, m, m, **host),  # s_i . y_j for i not newer than j
+            "yy": torch.zeros(runs, m, m, **host),
+        }
+
+    @property
+    def run_state(self) -> dict[str, Tensor]:
+        """All state, by name; the first axis is the run."""
+        return self.state[self._params[0]]
+
+    def stop_reason(self, run: int) -> str:
+        """Why this run's last step ended, one of `REASONS`."""
+        return REASONS[int(self.run_state["stop"][run])]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Up to `max_iter` iterations of every active run.
+
+        Args:
+            closure: clears the gradients, evaluates, calls backward on the sum, returns the losses (R,).
+
+        Returns:
+            (R,) losses after the step; NaN for runs that are not active.
+        """
+        wanted = self.active.clone()
+        losses = torch.full((len(wanted),), math.nan, dtype=torch.float64)
+        todo = wanted.nonzero().flatten().tolist()
+        for k in range(0, len(todo), self.group_size):
+            group = todo[k:k + self.group_size]
+            losses[group] = self._walk(group, torch.enable_grad()(closure))
+        self.active = wanted
+        return losses.to(self._params[0].dtype)
+
+    def _walk(self, group: list[int], closure: Callable[[], Tensor]) -> Tensor:
+        """One step of the runs in `group`; returns their losses (len(group),) in float64."""
+        options = self.param_groups[0]
+        x = self._gather(group)
+        losses, grads = self._evaluate(closure, group)
+        runs = [_Run(r, x[k], losses[k].item(), grads[k]) for k, r in enumerate(group)]
+        fresh, waiting = [run for run in runs if self._begin(run)], []
+        while fresh or waiting:
+            if fresh:  # a new direction, and the first trial step along it
+                slopes, steps, scales = self._directions(fresh)
+                for run, slope, step, scale in zip(fresh, slopes, steps, scales, strict=True):
+                    run.iterations += 1
+                    if slope > -options["tolerance_change"] or slope != slope:
+                        self._stop(run, "no_descent")
+                        continue
+                    start = Point(0.0, run.loss, slope, run.grad)
+                    run.search = strong_wolfe(start, step, scale, options["tolerance_change"])
+                    run.t = next(run.search)
+                    waiting.append(run)
+                fresh = []
+            if waiting:  # one evaluation for all, whatever trial each of them is at
+                d, trial_losses, trial_grads, slopes = self._try(waiting, closure)
+                searching = []
+                for k, run in enumerate(waiting):
+                    run.evaluations += 1
+                    try:
+                        run.t = run.search.send(Point(run.t, trial_losses[k], slopes[k], trial_grads[k]))
+                        searching.append(run)
+                    except StopIteration as accepted:
+                        if self._accept(run, accepted.value, d[k]):
+                            fresh.append(run)
+                waiting = searching
+        self._scatter(group, x)
+        self.run_state["evaluations"][group] += torch.tensor([run.evaluations for run in runs])
+        return torch.tensor([run.loss for run in runs], dtype=torch.float64)
+
+    def _begin(self, run: "_Run") -> bool:
+        """Can this run start to iterate at all?"""
+        self.run_state["moved"][run.index] = False
+        largest = run.grad.abs().max().item()
+        if not (math.isfinite(run.loss) and math.isfinite(largest)):
+            return self._stop(run, "non_finite")
+        if largest <= self.param_groups[0]["tolerance_grad"]:
+            return self._stop(run, "tolerance_grad")
+        return True
+
+    def _try(self, waiting: list["_Run"], closure: Callable[[], Tensor]):
+        """Losses, gradients and slopes of all waiting runs at their trial steps."""
+        index = [run.index for run in waiting]
+        d = self.run_state["direction"][index]
+        t = torch.tensor([run.t for run in waiting], dtype=d.dtype).to(d.device)
+        self._scatter(index, torch.addcmul(torch.stack([run.x for run in waiting]), t[:, None], d))
+        losses, grads = self._evaluate(closure, index)
+        return d, losses.tolist(), grads, (grads * d).sum(1).tolist()
+
+    def _accept(self, run: "_Run", point: "Point", d: Tensor) -> bool:
+        """Take the accepted step; False when the run's call ends here."""
+        options, state = self.param_groups[0], self.run_state
+        before = run.x.clone()
+        run.x.add_(d, alpha=point.t)
+        loss_change = abs(point.loss - run.loss)
+        state["t"][run.index], run.loss, run.grad = point.t, point.loss, point.grad
+        if torch.equal(before, run.x):
+            return self._stop(run, "line_search")
+        state["moved"][run.index] = True
+        if point.grad.abs().max().item() <= options["tolerance_grad"]:
+            return self._stop(run, "tolerance_grad")
+        change = point.t * d.abs().max().item()
+        if change <= options["tolerance_change"] or loss_change < options["tolerance_change"]:
+            return self._stop(run, "tolerance_change")
+        if run.iterations >= options["max_iter"] or self._at_limit(run):
+            return self._stop(run, "max_iter")
+        if run.evaluations >= (options["max_eval"] or options["max_iter"] * 5 // 4):
+            return self._stop(run, "max_eval")
+        return True
+
+    def _at_limit(self, run: "_Run") -> bool:
+        return self.limit is not None and bool(self.run_state["n_iter"][run.index] >= self.limit[run.index])
+
+    def _stop(self, run: "_Run", reason: str) -> bool:
+        self.run_state["stop"][run.index] = REASONS.index(reason)
+        return False
+
+    def _directions(self, runs: list["_Run"]) -> tuple[list[float], list[float], list[float]]:
+        """Store the pair of the last step, then compute d = -H g, of each run; slope, first trial step and max |d|."""
+        options, state = self.param_groups[0], self.run_state
+        index = torch.tensor([run.index for run in runs])
+        grad = torch.stack([run.grad for run in runs])
+        state["n_iter"][index] += 1
+        y = grad - state["previous_grad"][index]
+        s = state["direction"][index] * state["t"][index].to(grad)[:, None]
+        ys, yy = (y * s).sum(1).double().cpu(), (y * y).sum(1).double().cpu()
+        stored = ys > 1e-10
+        if stored.any():
+            self._store(index[stored], s[stored.to(s.device)], y[stored.to(s.device)], ys[stored], yy[stored])
+        d = -state["gamma"][index].to(grad)[:, None] * grad
+        if (state["pairs"][index] > 0).any():
+            d -= self._correction(index, grad)
+        state["direction"][index] = d
+        state["previous_grad"][index] = grad
+        numbers = torch.stack([(grad * d).sum(1), grad.abs().sum(1), d.abs().amax(1)]).tolist()
+        first = (state["n_iter"][index] == 1).tolist()
+        steps = [options["lr"] * (min(1.0, 1.0 / size) if new else 1.0)
+                 for size, new in zip(numbers[1], first, strict=True)]
+        return numbers[0], steps, numbers[2]
+
+    def _store(self, index: Tensor, s: Tensor, y: Tensor, ys: Tensor, yy: Tensor) -> None:
+        """Put the pairs (s, y) of these runs into their rings, and their inner products into the m x m matrices."""
+        state, m = self.run_state, self.param_groups[0]["history_size"]
+        slot = state["pairs"][index] % m
+        state["history"][index, 0, slot], state["history"][index, 1, slot] = s, y
+        state["pairs"][index] += 1
+        state["gamma"][index] = ys / yy
+        products = self._history_times(index, y)
+        state["sy"][index, :, slot] = products[:, 0]
+        state["yy"][index, :, slot] = state["yy"][index, slot] = products[:, 1]
+
+    def _correction(self, index: Tensor, grad: Tensor) -> Tensor:
+        """(H - gamma I) g of each run, (r, p), by the compact representation."""
+        state, m = self.run_state, self.param_groups[0]["history_size"]
+        order = (state["pairs"][index, None] + torch.arange(m)) % m  # oldest first; empty slots before them
+        rows = torch.arange(len(index))[:, None]
+        sy = state["sy"][index][rows[..., None], order[:, :, None], order[:, None]].triu_()
+        yy = state["yy"][index][rows[..., None], order[:, :, None], order[:, None]]
+        diagonal = sy.diagonal(dim1=1, dim2=2)
+        d = diagonal.clone()
+        diagonal[d == 0] = 1  # empty slots: their rows and columns are zero
+        gamma = state["gamma"][index, None]
+        sg, yg = self._history_times(index, grad).unbind(1)
+        w = torch.linalg.solve_triangular(sy, sg[rows, order][..., None], upper=True)[..., 0]
+        u = d * w + gamma * ((yy @ w[..., None])[..., 0] - yg[rows, order])
+        u = torch.linalg.solve_triangular(sy.mT, u[..., None], upper=False)[..., 0]
+        coefficients = torch.zeros(len(index), 2, m, dtype=torch.float64)
+        coefficients[rows, 0, order], coefficients[rows, 1, order] = u, -gamma * w
+        return self._combine_history(index, coefficients)
+
+    def _history_times(self, index: Tensor, v: Tensor) -> Tensor:
+        """S^T v and Y^T v of each run, (r, 2, m) in float64 on the host."""
+        history, used = self.run_state["history"], self._used(index)
+        if history.is_cuda:
+            out = history[index].flatten(1, 2) @ v[..., None]
+            return out.view(len(index), 2, -1).double().cpu()
+        out = torch.zeros(len(index), 2, history.shape[2], dtype=torch.float64)
+        for k, r in enumerate(index.tolist()):  # on a CPU a loop over matrix-vector products beats one batched product
+            out[k, 0, :used] = history[r, 0, :used] @ v[k]
+            out[k, 1, :used] = history[r, 1, :used] @ v[k]
+        return out
+
+    def _combine_history(self, index: Tensor, coefficients: Tensor) -> Tensor:
+        """S u + Y w of each run, (r, p), from (r, 2, m) coefficients."""
+        history, used = self.run_state["history"], self._used(index)
+        coefficients = coefficients.to(history)
+        if history.is_cuda:
+            return (coefficients.flatten(1)[:, None] @ history[index].flatten(1, 2))[:, 0]
+        out = history.new_empty(len(index), history.shape[3])
+        for k, r in enumerate(index.tolist()):
+            out[k] = history[r, 0, :used].mT @ coefficients[k, 0, :used]
+            out[k] += history[r, 1, :used].mT @ coefficients[k, 1, :used]
+        return out
+
+    def _used(self, index: Tensor) -> int:
+        return min(int(self.run_state["pairs"][index].max()), self.param_groups[0]["history_size"])
+
+    def _evaluate(self, closure: Callable[[], Tensor], index: list[int]) -> tuple[Tensor, Tensor]:
+        """Losses (r,) in float64 on the host and gradients (r, p) of the runs `index`, at the parameters as they are."""
+        self.active = torch.zeros_like(self.active)
+        self.active[index] = True
+        losses = closure().detach()[index].double().cpu()
+        return losses, torch.cat([p.grad[index].flatten(1) for p in self._params], 1)
+
+    def _gather(self, index: list[int]) -> Tensor:
+        return torch.cat([p[index].flatten(1) for p in self._params], 1)
+
+    def _scatter(self, index: list[int], x: Tensor) -> None:
+        """Write weights (r, p) into the parameters."""
+        for p, part in zip(self._params, x.split([p[0].numel() for p in self._params], 1), strict=True):
+            p[index] = part.view(len(index), *p.shape[1:])
+
+
+@dataclass
+class _Run:
+    """Where one run stands within a step."""
+
+    index: int
+    x: Tensor
+    loss: float
+    grad: Tensor
+    iterations: int = 0
+    evaluations: int = 1
+    search: "Generator[float, Point, Point] | None" = None
+    t: float = 0.0
+
+
+def strong_wolfe(start: Point, t: float, scale: float, tolerance: float, c1: float = 1e-4, c2: float = 0.9,
+                 max_trials: int = 25) -> Generator[float, Point, Point]:
+    """Line search for the strong Wolfe conditions, as a generator (Nocedal and Wright 2006, algorithms 3.5 and 3.6).
+
+    Yields a trial step and is sent the `Point` there; returns the accepted point, the start itself if there is none
+    better. Trials are chosen as torch's `_strong_wolfe` chooses them: cubic interpolation, kept away from the ends of
+    the bracket. A non-finite trial moves half way back to the last finite one.
+
+    Args:
+        start: the point at t = 0, with negative slope.
+        t: first trial.
+        scale: max |d|; the search ends when the bracket moves no weight by more than `tolerance`.
+    """
+    def too_high(point: Point) -> bool:
+        return point.loss > start.loss + c1 * point.t * start.slope
+
+    def flat_enough(point: Point) -> bool:
+        return abs(point.slope) <= -c2 * start.slope
+
+    trials = 0
+    old, new = start, (yield t)
+    while True:  # walk out until a bracket holds an acceptable point
+        while not (math.isfinite(new.loss) and math.isfinite(new.slope)):
+            if trials == max_trials:
+                return start
+            trials += 1
+            new = yield (old.t + new.t) / 2
+        if trials == max_trials:
+            old = start
+            break
+        if too_high(new) or (trials > 1 and new.loss >= old.loss):
+            break
+        if flat_enough(new):
+            return new
+        if new.slope >= 0:
+            break
+        t = cubic_minimum(old, new, new.t + 0.01 * (new.t - old.t), 10 * new.t)
+        trials += 1
+        old, new = new, (yield t)
+
+    low, high = (old, new) if old.loss <= new.loss else (new, old)
+    near_end = False
+    while trials < max_trials:  # shrink the bracket; `low` is always its better end
+        left, right = min(low.t, high.t), max(low.t, high.t)
+        if (right - left) * scale < tolerance:
+            break
+        t = cubic_minimum(low, high, left, right)
+        margin = 0.1 * (right - left)
+        if min(right - t, t - left) < margin:  # twice in a row near an end, or outside: insist on some progress
+            if near_end or t >= right or t <= left:
+                t = right - margin if abs(t - right) < abs(t - left) else left + margin
+                near_end = False
+            else:
+                near_end = True
+        else:
+            near_end = False
+        trials += 1
+        new = yield t
+        if not math.isfinite(new.loss) or too_high(new) or new.loss >= low.loss:
+            high = new
+            if not math.isfinite(new.loss):
+                high = new._replace(loss=math.inf, slope=math.inf)
+        elif flat_enough(new):
+            return new
+        else:
+            if new.slope * (high.t - low.t) >= 0:
+                high = low
+            low = new
+    return low
+
+
+def cubic_minimum(a: Point, b: Point, lower: float, upper: float) -> float:
+    """Minimiser of the cubic through two points with their slopes, kept in [lower, upper]; the middle if it has none.
+
+    Nocedal and Wright 2006, eq. 3.59.
+    """
+    if a.t > b.t:
+        a, b = b, a
+    d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
+    square = d1 * d1 - a.slope * b.slope
+    if not square >= 0:
+        return (lower + upper) / 2
+    d2 = math.sqrt(square)
+    t = b.t - (b.t - a.t) * ((b.slope + d2 - d1) / (b.slope - a.slope + 2 * d2))
+    return min(max(t, lower), upper)

@@ -1,0 +1,415 @@
+"""The training loop: R networks side by side, through the stages of a strategy, into R run folders.
+
+Everything is per row of the stack: iterations, stopping, divergence, logging, checkpoints. A step is one call of the
+optimizer; signals are obeyed and checkpoints written between steps. Position (stage, step) of a checkpoint counts the
+steps within a stage.
+"""
+
+import math
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinn.data import Grid
+from pinn.model import MLP
+from pinn.objective import Objective
+from pinn.optimizers.lbfgs import LBFGS
+from pinn.optimizers.nncg import NNCG
+from pinn.pdes import System
+from pinn.record import REQUEUE, Run, RunKey, UsageError, claim_all, common_position
+from pinn.session import Progress, Signals, Wandb, environment
+from pinn.strategies import STRATEGIES
+from pinn.strategies.base import Row, Stage, Strategy, flatten
+
+BUSY = 3  # exit code: nothing failed, but another process holds some of the runs
+
+#: Arguments that may change between two starts of one run.
+VOLATILE = ("device", "budget", "log_every")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One row of a regime map: everything but physical value and seed is common to its runs.
+
+    `data_seed` None means that every run draws its collocation points by its own seed.
+    """
+
+    system: System
+    others: dict[str, float]
+    n: int
+    strategy: str
+    options: Any
+    save_path: Path
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    hidden: tuple[int, ...] = (50, 50, 50, 50)
+    grid: tuple[int, int] = (257, 101)
+    data_seed: int | None = 0
+    loss: str = "mse"
+    weight: float = 1.0
+    periodic_slope: bool = True
+    budget: str = "paper"
+    log_every: int = 100
+    checkpoint_seconds: float = 60.0
+    save_model: bool = True
+    save_points: bool = False
+    force: bool = False
+    wandb: str = "disabled"
+    wandb_project: str = "pinns"
+
+    @property
+    def label(self) -> str:
+        """What a progress line calls this row."""
+        return f"{self.system.name}/{self.strategy} n_{self.n}"
+
+    def run(self, physical: float, seed: int) -> Run:
+        """The run folder of one cell and seed."""
+        key = RunKey("PINN", "PINN", self.system.name, self.strategy, self.system.physical, physical, "n", self.n, seed)
+        config = {
+            "pde": self.system.name, "pde_params": {**self.others, self.system.physical: physical},
+            "opt": self.strategy, "opt_params": flatten(self.options), "num_res": self.n, "num_x": self.grid[0],
+            "num_t": self.grid[1], "hidden": list(self.hidden), "initial_seed": seed,
+            "set_idx": seed if self.data_seed is None else self.data_seed, "loss": self.loss, "L": self.weight,
+            "periodic_slope": self.periodic_slope, "precision": str(self.dtype).removeprefix("torch."),
+            "budget": self.budget, "log_every": self.log_every, "device": str(self.device),
+        }
+        return Run(self.save_path, key, config, VOLATILE)
+
+
+def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -> int:
+    """Train the runs of every (physical value, seed) side by side and record them.
+
+    Returns:
+        0 when all are done, 1 when some failed, 3 when another process has some, 75 when interrupted by a signal
+        (all is saved; the same call goes on).
+
+    Raises:
+        UsageError: for a run folder that cannot be written or holds another configuration.
+    """
+    runs = [settings.run(value, seed) for value in physical for seed in seeds]
+    for run in runs:
+        run.prepare(settings.force)
+    done = [run for run in runs if run.is_done()]
+    if done:
+        what = f"{done[0].path}" if len(done) == 1 else f"{len(done)} runs of {settings.label}"
+        print(f"already done, nothing to do: {what} (--force trains again)", file=sys.stderr)
+    waiting = [run for run in runs if not run.is_done()]
+    ours = [run for run in claim_all(waiting) if not run.is_done()]
+    for run in waiting:
+        if run not in ours and not run.is_done():
+            print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
+    code = BUSY if any(run not in ours and not run.is_done() for run in waiting) else 0
+    with Signals() as signals:
+        for position, group in common_position(ours):
+            try:
+                interrupted = Group(settings, group, position).train(signals)
+            except Exception as error:  # these runs failed; those of other groups go on
+                if isinstance(error, UsageError):
+                    raise
+                for run in group:
+                    if not run.is_done():
+                        run.fail(error)
+                print(f"failed: {settings.label}: {''.join(traceback.format_exception_only(error)).strip()} "
+                      f"(traceback in failed.json of its run folders)", file=sys.stderr)
+                code = 1
+                continue
+            if interrupted:
+                print(f"stopped by {signals.requested} and saved; the same command goes on from here", file=sys.stderr)
+                return REQUEUE
+    return code
+
+
+@dataclass
+class Counters:
+    """Where one row stands. All of it is in the checkpoint."""
+
+    iterations: int = 0  # in all stages before this one
+    in_stage: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    stopped: bool = False  # this stage is over for the row
+    diverged: bool = False
+    reason: str = "budget"
+    marks: dict[str, float] = field(default_factory=dict)  # loss and error at the ends of stages
+
+    @property
+    def total(self) -> int:
+        """Inner iterations so far."""
+        return self.iterations + self.in_stage
+
+
+class Group:
+    """Runs that are trained side by side from a common position."""
+
+    def __init__(self, settings: Settings, runs: Sequence[Run], position: tuple[int, ...] | None) -> None:
+        self.settings, self.runs = settings, list(runs)
+        strategy = STRATEGIES[settings.strategy]
+        self.rows: list[Row] = strategy.plan(settings.options, settings.system.name,
+                                             [run.key.physical_value for run in runs], [run.key.seed for run in runs])
+        seeds = [row.seed for row in self.rows]
+        self.net = MLP(seeds, settings.hidden, settings.dtype, settings.device)
+        self.params = list(self.net.parameters())
+        self.objective = Objective(
+            settings.system, [row.physical for row in self.rows], settings.others, settings.n,
+            seeds if settings.data_seed is None else [settings.data_seed] * len(seeds),
+            Grid(settings.system.x_range, *settings.grid), loss=settings.loss, weight=settings.weight,
+            periodic_slope=settings.periodic_slope, dtype=settings.dtype, device=settings.device)
+        self.strategy: Strategy = strategy(settings.options, self.objective, self.params, self.rows)
+        self.stages = self.strategy.stages
+        for row in self.rows:
+            row.runs = [(k, stage % len(self.stages)) for k, stage in row.runs]
+        self.counters = [Counters() for _ in self.rows]
+        self.stage, self.steps = 0, 0
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.environment = environment(settings.device)
+        self.progress = Progress(settings.label)
+        self.wandb = Wandb(settings.wandb, settings.wandb_project, group=f"{settings.system.name}-{settings.strategy}")
+        self.clock = self.saved = time.monotonic()
+        if position is not None:
+            self.resume(position)
+
+    # The loop ---------------------------------------------------------------------------------------------------
+
+    def train(self, signals: Signals) -> bool:
+        """Train until every run is recorded; True when a signal ended it early (everything is saved then)."""
+        resumed = self.optimizer is not None
+        try:
+            while self.stage < len(self.stages):
+                stage = self.stages[self.stage]
+                if not resumed:
+                    self.strategy.advance(self.stage)
+                    self.optimizer = stage.build(self.params)
+                self.strategy.enter(self.stage)
+                if not resumed and self.stage == 0:
+                    self.log(range(len(self.rows)))
+                resumed = False
+                while self.active(stage).any():
+                    self.step(stage)
+                    if signals.requested:
+                        self.save()
+                        return True
+                    if time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
+                        self.save()
+                self.end_stage(stage)
+        finally:
+            self.progress.close()
+            for run in self.runs:
+                run.release()
+        return False
+
+    def active(self, stage: Stage) -> Tensor:
+        """Rows (R,) that this stage still advances."""
+        out_of_steps = stage.steps is not None and self.steps >= stage.steps
+        return torch.tensor([not (c.stopped or c.diverged or out_of_steps) and c.in_stage < stage.iterations
+                             and row.last_stage >= self.stage
+                             for c, row in zip(self.counters, self.rows, strict=True)])
+
+    def step(self, stage: Stage) -> None:
+        """One call of the optimizer for all active rows, then bookkeeping."""
+        active, optimizer = self.active(stage), self.optimizer
+        before = min((c.total for c, a in zip(self.counters, active, strict=True) if a), default=0)
+        self.strategy.before_step(active)
+        idle = (~active).nonzero().flatten()
+        if isinstance(optimizer, (LBFGS, NNCG)):
+            optimizer.active = active
+            if isinstance(optimizer, LBFGS):
+                optimizer.limit = torch.full((len(active),), stage.iterations)
+            losses = optimizer.step(self.closure(optimizer))
+        else:
+            kept = [p[idle].clone() for p in self.params] if len(idle) else None
+            losses = optimizer.step(self.closure(optimizer, active))
+            if kept:
+                with torch.no_grad():
+                    for p, rows in zip(self.params, kept, strict=True):
+                        p[idle] = rows
+        self.strategy.after_step(active)
+        self.steps += 1
+        now = time.monotonic()
+        for r, loss in enumerate(losses.tolist()):
+            if active[r]:
+                self.count(r, loss, now - self.clock)
+        self.clock = now
+        every, running = self.settings.log_every, [r for r in range(len(active)) if active[r]]
+        if before // every < min(self.counters[r].total for r in running) // every:
+            self.log(running)
+        self.show(losses)
+
+    def closure(self, optimizer: torch.optim.Optimizer, active: Tensor | None = None):
+        """What the optimizer calls: evaluates the rows that it marks as active (else `active`)."""
+        def rows() -> Tensor:
+            wanted = optimizer.active if active is None else active
+            for r in wanted.nonzero().flatten().tolist():
+                self.counters[r].evaluations += 1
+            return wanted
+
+        def backward() -> Tensor:
+            wanted = rows()
+            self.strategy.before_evaluation(wanted)
+            losses = self.objective.backward(self.params, wanted.nonzero().flatten())
+            self.strategy.after_evaluation(wanted)
+            return losses
+
+        def graph() -> Tensor:
+            return self.objective.losses(self.params, rows().nonzero().flatten())
+        return graph if isinstance(optimizer, NNCG) else backward
+
+    def count(self, r: int, loss: float, seconds: float) -> None:
+        """Book what the last step did to row r."""
+        counter, optimizer = self.counters[r], self.optimizer
+        counter.seconds += seconds
+        before = counter.in_stage
+        counter.in_stage = int(optimizer.run_state["n_iter"][r]) if hasattr(optimizer, "run_state") else before + 1
+        if not math.isfinite(loss):
+            counter.diverged, counter.reason = True, "non_finite"
+        elif isinstance(optimizer, LBFGS):
+            reason = optimizer.stop_reason(r)
+            stuck = reason in ("tolerance_grad", "no_descent") or not optimizer.run_state["moved"][r]
+            if reason == "non_finite":
+                counter.diverged, counter.reason = True, reason
+            elif stuck and not self.strategy.redraws:
+                counter.stopped, counter.reason = True, reason
+        elif isinstance(optimizer, NNCG) and optimizer.stop_reason(r):
+            counter.stopped, counter.reason = True, optimizer.stop_reason(r)
+
+    def end_stage(self, stage: Stage) -> None:
+        """Record the runs that are complete, and go to the next stage."""
+        rows = [r for r, row in enumerate(self.rows) if row.last_stage >= self.stage]
+        terms, errors = self.log(rows)
+        last = self.stage == len(self.stages) - 1
+        for r in rows:
+            counter = self.counters[r]
+            if self.strategy.marks and not last:
+                counter.marks |= {f"{stage.name}_train_loss": terms["loss"][r], f"{stage.name}_test_error": errors[r]}
+        ending = [(r, k) for r in rows for k, end in self.rows[r].runs if end == self.stage]
+        if ending:
+            self.finish(ending, terms)
+        for counter in self.counters:
+            counter.iterations, counter.in_stage = counter.total, 0
+            if not (last or counter.diverged):
+                counter.stopped, counter.reason = False, "budget"
+        self.stage, self.steps, self.optimizer = self.stage + 1, 0, None
+
+    # Records ----------------------------------------------------------------------------------------------------
+
+    def log(self, rows: Sequence[int]) -> tuple[dict[str, list[float]], list[float]]:
+        """Append a line to the histories of these rows; returns the loss terms and test errors of all rows."""
+        terms = {name: value.tolist() for name, value in self.objective.terms(self.params).items()}
+        errors = self.objective.errors(self.params)[1].tolist()
+        norms = self.gradient_norms()
+        extra = self.strategy.columns()
+        if isinstance(self.optimizer, NNCG):
+            info = self.optimizer.info
+            extra |= {name: info[name].tolist() for name in ("step_size", "cg_iterations", "cg_residual", "mu")}
+        for r in rows:
+            counter = self.counters[r]
+            line = {"iteration": counter.total, "stage": self.stages[self.stage].name, "train_loss": terms["loss"][r],
+                    "loss_pde": terms["pde"][r], "loss_bc": terms["bc"][r], "loss_ic": terms["ic"][r],
+                    "test_error": errors[r], "grad_norm": norms[r], "evaluations": counter.evaluations,
+                    "seconds": round(counter.seconds, 3)} | {name: column[r] for name, column in extra.items()}
+            for k, end in self.rows[r].runs:
+                if end >= self.stage and not self.runs[k].is_done():
+                    self.runs[k].log(line)
+                    self.wandb.log(self.runs[k], line)
+        return terms, errors
+
+    def gradient_norms(self) -> list[float]:
+        """|gradient| of each row at the last evaluation of what is minimised; NaN before the first."""
+        if self.params[0].grad is None:
+            return [math.nan] * len(self.rows)
+        return torch.cat([p.grad.flatten(1) for p in self.params], 1).norm(dim=1).tolist()
+
+    def finish(self, ending: Sequence[tuple[int, int]], terms: dict[str, list[float]]) -> None:
+        """Write the final records of (row, run) pairs."""
+        l1, l2 = self.objective.errors(self.params)
+        train_l1, train_l2 = self.objective.errors(self.params, "train")
+        norms = self.gradient_norms()
+        for r, k in ending:
+            run, counter = self.runs[k], self.counters[r]
+            if run.is_done():
+                continue
+            metrics = {"loss_pde": terms["pde"][r], "loss_bc": terms["bc"][r], "loss_ic": terms["ic"][r],
+                       "test_l1re": l1[r], "test_l2re": l2[r], "train_l1re": train_l1[r], "train_l2re": train_l2[r],
+                       "grad_norm": norms[r], "runs_side_by_side": len(self.rows), **counter.marks}
+            model = {"params": [p[r].detach().cpu().clone() for p in self.params], "config": run.config}
+            run.finish(status="diverged" if counter.diverged else "finished", stop_reason=counter.reason,
+                       train_loss=terms["loss"][r], test_error=float(l2[r]), metrics=metrics,
+                       iterations=counter.total, evaluations=counter.evaluations, seconds=round(counter.seconds, 3),
+                       environment=self.environment, model=model if self.settings.save_model else None)
+            if self.settings.save_points:
+                points = self.objective.interior[r % len(self.objective.interior)].cpu().numpy()
+                np.savez(run.path / "points.npz", residual=points, test=self.objective.grid.coarse().all_points())
+            self.wandb.finish(run, {"train_loss": terms["loss"][r], "test_error": float(l2[r])})
+
+    def show(self, losses: Tensor) -> None:
+        """The progress line: iterations of all rows, and the median loss of those at work."""
+        lengths = [sum(stage.iterations for stage in self.stages[:row.last_stage + 1]) for row in self.rows]
+        ended = [c.diverged or (c.stopped and self.stage == row.last_stage) or row.last_stage < self.stage
+                 for c, row in zip(self.counters, self.rows, strict=True)]
+        done = sum(length if over else min(c.total, length)
+                   for length, over, c in zip(lengths, ended, self.counters, strict=True))
+        finite = losses[losses.isfinite()]
+        self.progress.update(done, sum(lengths), (len(self.rows) - sum(ended), len(self.rows)),
+                             loss=float(finite.median()) if len(finite) else math.nan)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------
+
+    def owner(self, row: Row) -> int:
+        """The run of a row whose folder holds the row's checkpoint: the one that ends last."""
+        return max(row.runs, key=lambda pair: (pair[1], -pair[0]))[0]
+
+    def save(self) -> None:
+        """Write a checkpoint of every row; runs that only follow a row note the position."""
+        position, complete = (self.stage, self.steps), True
+        for r, row in enumerate(self.rows):
+            state = {"params": [p[r].detach() for p in self.params], "counters": vars(self.counters[r]),
+                     "optimizer": optimizer_row(self.optimizer, r, len(self.rows)),
+                     "strategy": {name: value[r] for name, value in self.strategy.state.items()}}
+            for k, _ in row.runs:
+                if not self.runs[k].is_done():
+                    complete &= self.runs[k].save(position, state if k == self.owner(row) else {})
+        if complete:
+            for run in self.runs:
+                run.commit()
+        self.saved = time.monotonic()
+
+    def resume(self, position: tuple[int, ...]) -> None:
+        """Go on from the checkpoints at `position`."""
+        self.stage, self.steps = position
+        loaded = {k: self.runs[k].load(position) for row in self.rows for k, _ in row.runs}
+        states = [loaded[self.owner(row)] for row in self.rows]
+        with torch.no_grad():
+            for i, p in enumerate(self.params):
+                p.copy_(torch.stack([state["params"][i] for state in states]))
+        self.counters = [Counters(**state["counters"]) for state in states]
+        for name in states[0]["strategy"]:
+            rows = torch.stack([state["strategy"][name] for state in states])
+            self.strategy.state[name] = rows.to(self.settings.device) if rows.is_floating_point() else rows
+        self.optimizer = self.stages[self.stage].build(self.params)
+        fill_optimizer(self.optimizer, [state["optimizer"] for state in states])
+
+
+def optimizer_row(optimizer: torch.optim.Optimizer, r: int, rows: int) -> dict[str, dict[str, Tensor]]:
+    """What an optimizer holds for row r: every tensor with leading axis R gives its row, others are common."""
+    params = optimizer.param_groups[0]["params"]
+    return {str(i): {name: value[r] if value.ndim and len(value) == rows else value
+                     for name, value in optimizer.state[p].items()} for i, p in enumerate(params) if p in optimizer.state}
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer, states: Sequence[dict[str, dict[str, Tensor]]]) -> None:
+    """Put rows from `optimizer_row` back into a fresh optimizer, on the devices and with the types they had."""
+    params = optimizer.param_groups[0]["params"]
+    for i, p in enumerate(params):
+        for name, value in states[0].get(str(i), {}).items():
+            common = name == "step"  # Adam counts the steps of all rows together
+            new = value if common else torch.stack([state[str(i)][name] for state in states])
+            old = optimizer.state[p].get(name)
+            device = old.device if old is not None else p.device if new.ndim else new.device
+            optimizer.state[p][name] = new.clone().to(device)

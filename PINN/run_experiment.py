@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Train physics-informed networks, one or many side by side, into run folders.
+
+    python run_experiment.py --pde convection --pde_params '{"beta": 10}' --opt lbfgs --num_res 5000 --save_path results
+
+Lists are the product: physical values times seeds train side by side, several --num_res one after another.
+
+    python run_experiment.py --pde convection --pde_params '{"beta": [5, 10, 20]}' --initial_seed 0 1 2 ...
+
+Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds some run, 75 interrupted and saved (run
+the same command again).
+"""
+
+import sys
+
+from pinn.arguments import parse
+from pinn.record import UsageError
+from pinn.train import train
+
+
+def main() -> int:
+    """Parse, then train one row of the map after another."""
+    try:
+        rows, physical, seeds = parse(sys.argv[1:])
+        codes = []
+        for settings in rows:
+            codes.append(train(settings, physical, seeds))
+            if codes[-1] == 75:
+                break
+        return max(codes, key=(0, 3, 1, 75).index)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
