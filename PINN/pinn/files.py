@@ -155,9 +155,9 @@ def _is_alive(path: Path, text: str, owner: dict[str, Any], me: dict[str, Any]) 
     """Tell whether the owner of a claim lives; on another host, by watching for a sign."""
     if owner.get("host") == me["host"]:
         return _process(owner["pid"]) in ("", owner["start"])
-    if me["slurm_job"][0] and me["slurm_job"] == owner.get("slurm_job"):
-        if me["slurm_restarts"] > owner["slurm_restarts"]:
-            return False  # we are its requeue
+    same_job = me["slurm_job"][0] and me["slurm_job"] == owner.get("slurm_job")
+    if same_job and me["slurm_restarts"] > owner["slurm_restarts"]:
+        return False  # we are its requeue
     print(f"{path}: {owner.get('host')} had it, does it still?", file=sys.stderr, flush=True)
     end, before = time.monotonic() + 1.5 * HEARTBEAT, None
     with suppress(FileNotFoundError):  # released meanwhile

@@ -37,8 +37,8 @@ class Operator:
     w: Tensor | None = None
     scale: Tensor | None = None
 
-    def select(self, runs: Tensor) -> "Operator":
-        """The operator of the runs with these indices, (r,)."""
+    def select(self, runs: slice | Tensor) -> "Operator":
+        """The operator of some of the runs."""
         if self.v is None:
             return Operator(self.first[runs])
         v = self.v[runs]

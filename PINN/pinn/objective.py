@@ -5,7 +5,7 @@ Every component c_i (equation, boundary, initial condition) contributes the mean
     L = sum_i mean_j density_i(c_ij),         soft-constrained:  density = w_i phi(c),  phi(c) = c^2 by default,
 
 so the loss is a sum over points and can be walked in blocks of runs and collocation points: on a CPU a block of about
-2,000 points keeps its activations in the cache, on a GPU one block takes all. A strategy changes the density
+2,500 points keeps its activations in the cache, on a GPU one block takes all. A strategy changes the density
 (multipliers), the collocation points (region sampling) or the physical values (curriculum), nothing else.
 """
 
@@ -20,8 +20,8 @@ from pinn.data import Grid, collocation_indices, relative_errors
 from pinn.model import Operator, propagate
 from pinn.pdes import System
 
-#: density(component name, c (r, k), runs (r,), points of the component) -> (r, k)
-Density = Callable[[str, Tensor, Tensor, slice], Tensor]
+#: density(component name, c (r, k), which runs, which points of the component) -> (r, k)
+Density = Callable[[str, Tensor, slice | Tensor, slice], Tensor]
 
 PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "mse": torch.square,
@@ -33,9 +33,12 @@ LOSSES = (*PENALTIES, "hybrid")
 
 @dataclass(frozen=True)
 class Block:
-    """Some runs and a range of their collocation points; the conditions go with the first range."""
+    """Some runs and a range of their collocation points; the conditions go with the first range.
 
-    runs: Tensor
+    `runs` is a slice where they are neighbours, so that taking their rows copies nothing.
+    """
+
+    runs: slice | Tensor
     points: slice
     first: bool
 
@@ -71,7 +74,7 @@ class Objective:
         self.residual_points = self.interior  # a strategy may put others here, (R or 1, any, 2)
         self.density: Density = self.soft_density
         self.weight_decay = 0.0
-        rows = 2048 if torch.device(device).type == "cpu" else 2**21
+        rows = 2560 if torch.device(device).type == "cpu" else 2**21
         self.points_a_block = max(rows - len(conditions), rows // 4)
         self.runs_a_block = max(1, rows // (n + len(conditions)))
         self.set_physical(physical)
@@ -89,7 +92,7 @@ class Objective:
         self.condition_operator = Operator(direction.expand(runs, 2))
         self._exact: dict[str, np.ndarray] = {}
 
-    def soft_density(self, name: str, c: Tensor, runs: Tensor, points: slice) -> Tensor:
+    def soft_density(self, name: str, c: Tensor, runs: slice | Tensor, points: slice) -> Tensor:
         """w phi(c): the penalty of the soft-constrained loss."""
         density = self.penalty(name)(c)
         return self.weight * density if name == "pde" and self.weight != 1 else density
@@ -117,7 +120,7 @@ class Objective:
                                             self.target[block.runs])
         return found
 
-    def _derivative(self, params: Sequence[Tensor], runs: Tensor) -> Tensor | None:
+    def _derivative(self, params: Sequence[Tensor], runs: slice | Tensor) -> Tensor | None:
         """The derivative that the conditions need, at their initial or boundary points."""
         if self.derivative is None:
             return None
@@ -129,12 +132,15 @@ class Objective:
         """Walk runs, and the collocation points of few runs, in cache-sized pieces."""
         total = self.residual_points.shape[1]
         for group in runs.split(self.runs_a_block):
+            first, last = int(group[0]), int(group[-1])
+            if last - first == len(group) - 1:
+                group = slice(first, last + 1)
             for start in range(0, total, self.points_a_block):
                 yield Block(group, slice(start, min(start + self.points_a_block, total)), start == 0)
 
     def block_losses(self, params: Sequence[Tensor], block: Block, density: Density) -> Tensor:
         """What a block adds to the losses of its runs, (r,)."""
-        total = torch.zeros(len(block.runs), **self.like)
+        total = torch.zeros(len(params[0]), **self.like)
         for name, c in self.residuals(params, block).items():
             points, count = (block.points, self.residual_points.shape[1]) if name == "pde" else (slice(None), c.shape[1])
             total = total + density(name, c, block.runs, points).sum(1) / count
@@ -166,7 +172,8 @@ class Objective:
         losses = torch.zeros(len(params[0]), **self.like)
         for block in self.blocks(runs):
             value = self.block_losses([p[block.runs] for p in params], block, self.density)
-            losses = losses.index_add(0, block.runs.to(losses.device), value)
+            rows = torch.arange(len(losses), device=losses.device)[block.runs]
+            losses = losses.index_add(0, rows, value)
         return losses
 
     @torch.no_grad()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import types
@@ -16,11 +20,14 @@ from typing import Any
 
 import pytest
 import torch
-from folders import clean, make  # noqa: F401
 
-from pinn import files, session
-from pinn.files import UsageError
-from pinn.session import Progress, Signals, Wandb
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+from pinn import files, session  # noqa: E402
+from pinn.files import UsageError  # noqa: E402
+from pinn.session import Progress, Signals, Wandb  # noqa: E402
+from run_folders import clean, make  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -89,20 +96,24 @@ def test_progress_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal: a bar with rate, time left and loss, that a warning does not break."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-    progress = Progress("convection/lbfgs n_1000")
-    for done in (5000, 5100):  # resumed
-        progress.update(done, 40000, active=(7, 9), loss=2.1e-3)
-    files.warn_once("the disk is full")
-    time.sleep(0.11)  # tqdm draws ten times a second
-    progress.update(5200, 40000, active=(7, 9), loss=2.0e-3)
-    progress.close()
-    out = capsys.readouterr().err
-    assert [line for line in out.split("\n") if line.rpartition("\r")[2] == "warning: the disk is full"]
-    bar = out.rstrip().rpartition("\r")[2]
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 80 columns: a bar with rate, time left and loss, that a warning does not break."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with open(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        progress = Progress("convection/lbfgs n_1000")
+        for done in (5000, 5100):  # resumed
+            progress.update(done, 40000, active=(7, 9), loss=2.1e-3)
+        files.warn_once("the disk is full")
+        progress.update(5200, 40000, active=(7, 9), loss=2.0e-3)
+        progress.close()
+        terminal.flush()
+        out = os.read(ours, 100_000).decode()
+    os.close(ours)
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in out.rstrip().split("\n")]
+    assert "warning: the disk is full" in lines
+    bar = lines[-1]
     assert bar.startswith("convection/lbfgs n_1000 |") and "5200/40000, " in bar
     assert "it/s, " in bar and " left, loss 2.0e-03" in bar and len(bar) <= 80
 

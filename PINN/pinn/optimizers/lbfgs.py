@@ -174,7 +174,7 @@ class LBFGS(torch.optim.Optimizer):
     def _try(self, waiting: list["_Run"], closure: Callable[[], Tensor]):
         """Losses, gradients and slopes of all waiting runs at their trial steps."""
         index = [run.index for run in waiting]
-        d = self.run_state["direction"][index]
+        d = self.run_state["direction"][_rows(index)]
         t = torch.tensor([run.t for run in waiting], dtype=d.dtype).to(d.device)
         self._scatter(index, torch.addcmul(torch.stack([run.x for run in waiting]), t[:, None], d))
         losses, grads = self._evaluate(closure, index)
@@ -292,16 +292,18 @@ class LBFGS(torch.optim.Optimizer):
         """Losses (r,) in float64 on the host and gradients (r, p) of the runs `index`, at the parameters as they are."""
         self.active = torch.zeros_like(self.active)
         self.active[index] = True
-        losses = closure().detach()[index].double().cpu()
-        return losses, torch.cat([p.grad[index].flatten(1) for p in self._params], 1)
+        rows = _rows(index)
+        losses = closure().detach()[rows].double().cpu()
+        return losses, torch.cat([p.grad[rows].flatten(1) for p in self._params], 1)
 
     def _gather(self, index: list[int]) -> Tensor:
-        return torch.cat([p[index].flatten(1) for p in self._params], 1)
+        return torch.cat([p[_rows(index)].flatten(1) for p in self._params], 1)
 
     def _scatter(self, index: list[int], x: Tensor) -> None:
         """Write weights (r, p) into the parameters."""
+        rows = _rows(index)
         for p, part in zip(self._params, x.split([p[0].numel() for p in self._params], 1), strict=True):
-            p[index] = part.view(len(index), *p.shape[1:])
+            p[rows] = part.view(len(index), *p.shape[1:])
 
 
 @dataclass
@@ -316,6 +318,11 @@ class _Run:
     evaluations: int = 1
     search: "Generator[float, Point, Point] | None" = None
     t: float = 0.0
+
+
+def _rows(index: list[int]) -> slice | list[int]:
+    """Neighbouring rows as a slice, which copies nothing."""
+    return slice(index[0], index[-1] + 1) if index[-1] - index[0] == len(index) - 1 else index
 
 
 def strong_wolfe(start: Point, t: float, scale: float, tolerance: float, c1: float = 1e-4, c2: float = 0.9,
@@ -398,8 +405,8 @@ def cubic_minimum(a: Point, b: Point, lower: float, upper: float) -> float:
         a, b = b, a
     d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
     square = d1 * d1 - a.slope * b.slope
-    if not square >= 0:
+    d2 = math.sqrt(square) if square >= 0 else math.nan
+    curvature = b.slope - a.slope + 2 * d2
+    if not abs(curvature) > 0:  # no minimum, or a straight line
         return (lower + upper) / 2
-    d2 = math.sqrt(square)
-    t = b.t - (b.t - a.t) * ((b.slope + d2 - d1) / (b.slope - a.slope + 2 * d2))
-    return min(max(t, lower), upper)
+    return min(max(b.t - (b.t - a.t) * (b.slope + d2 - d1) / curvature, lower), upper)

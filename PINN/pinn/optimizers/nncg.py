@@ -2,19 +2,17 @@
 
 For each run, with loss L, gradient g and Hessian H at its p weights theta, one step is
 
-    U Lambda U^T ~ H         randomized sketch of rank s, renewed every `update_freq` steps of the run
-    d ~ (H + mu I)^-1 g      conjugate gradients from the last d, preconditioned with the sketch
-    theta <- theta - t d     t = lr, lr/2, ... until L(theta - t d) <= L(theta) - 0.1 t g.d  (Armijo)
+    U Lambda U^T ~ H       randomized sketch of rank s, renewed every `update_freq` steps of the run
+    d ~ (H + mu I)^-1 g    conjugate gradients from the last d, preconditioned with the sketch
+    theta <- theta - t d   t = lr, lr/2, ... until L(theta - t d) <= L(theta) - 0.1 t g.d (Armijo)
 
-Parameters are (R, ...), R networks stacked. The Hessian of the summed loss is block-diagonal, so one
-double-backward gives H v of all runs; the rest (sketch, CG, line search, damping, random stream) is
-per run.
+Parameters are (R, ...), R networks stacked. The Hessian of the summed loss is block-diagonal, so one double-backward
+gives H v of all runs; the rest (sketch, CG, line search, damping, random stream) is per run.
 
-    optimizer = NNCG(model.parameters(), rank=50, mu=1e-2, seeds=seeds)
-    losses = optimizer.step(closure)     # closure() -> losses (R,) with graph
+    losses = NNCG(model.parameters(), rank=50, mu=1e-2, seeds=seeds).step(closure)     # closure() -> losses (R,)
 
-Sources: Rathore, Lei, Frangella, Lu, Udell 2024 (arXiv 2402.01868), algorithms 4-8; Frangella, Tropp,
-Udell 2023 (SIAM J. Matrix Anal. Appl. 44(2)) for the sketch and its preconditioner.
+Sources: Rathore, Lei, Frangella, Lu, Udell 2024 (arXiv 2402.01868); for the sketch and its preconditioner Frangella,
+Tropp, Udell 2023 (SIAM J. Matrix Anal. Appl. 44(2)).
 """
 
 import math
@@ -34,8 +32,7 @@ CG_EXIT = ("running", "tolerance", "max_iter", "negative_curvature", "breakdown"
 DIRECTION = ("cg", "sketch", "gradient")
 RUNNING, TOLERANCE, MAX_ITER, NEGATIVE, BREAKDOWN = range(5)
 
-COUNTS = ("n_iter", "stop", "failures", "sketch", "cg_iterations", "cg_exit", "direction", "hvps",
-          "loss_evaluations")
+COUNTS = ("n_iter", "stop", "failures", "sketch", "cg_iterations", "cg_exit", "direction", "hvps", "loss_evaluations")
 VALUES = ("loss", "new_loss", "grad_norm", "max_grad", "slope", "step_size", "cg_residual")
 
 Linear = Callable[[Tensor], Tensor]
@@ -53,8 +50,7 @@ class Solution(NamedTuple):
 
 def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor], *lead: int) -> Tensor:
     """Tensors (*lead, R, ...) side by side as (*lead, R, p), zeros for None."""
-    full = [p.new_zeros(*lead, *p.shape) if t is None else t
-            for t, p in zip(tensors, like, strict=True)]
+    full = [p.new_zeros(*lead, *p.shape) if t is None else t for t, p in zip(tensors, like, strict=True)]
     return torch.cat([t.reshape(*lead, len(p), -1) for t, p in zip(full, like, strict=True)], -1)
 
 
@@ -69,18 +65,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, dtype=torch.float64)
 
 
-def hessian_product(gradient: Sequence[Tensor | None], params: Sequence[Tensor],
-                    rows: Tensor) -> Linear:
-    """Function v -> H v of some runs: v is (r, p), or (c, r, p) for c vectors at once (vmap).
+def hessian_product(gradient: Sequence[Tensor | None], params: Sequence[Tensor], rows: Tensor) -> Linear:
+    """Function v -> H v of the runs `rows` (ascending): v is (r, p), or (c, r, p) for c vectors at once by vmap.
 
-    Args:
-        gradient: of the summed loss, with graph, one a parameter; None where it does not depend.
-        params: (R, ...) each.
-        rows: (r,) the runs, ascending.
+    `gradient` is that of the summed loss with its graph, one a parameter; None where the loss does not depend on it.
     """
     runs = len(params[0])
     curved = [k for k, g in enumerate(gradient) if g is not None and g.requires_grad]
-    outputs = [gradient[k] for k in curved]
 
     def product(v: Tensor) -> Tensor:
         if not curved:
@@ -89,44 +80,26 @@ def hessian_product(gradient: Sequence[Tensor | None], params: Sequence[Tensor],
         if len(rows) < runs:
             v = v.new_zeros(*lead, runs, v.shape[-1]).index_copy(-2, rows, v)
         pieces = unflatten(v, params)
-        columns = torch.autograd.grad(outputs, params, [pieces[k] for k in curved], allow_unused=True,
-                                      retain_graph=True, is_grads_batched=bool(lead))
+        columns = torch.autograd.grad([gradient[k] for k in curved], params, [pieces[k] for k in curved],
+                                      retain_graph=True, allow_unused=True, is_grads_batched=bool(lead))
         out = flatten(columns, params, *lead)
         return out if len(rows) == runs else out.index_select(-2, rows)
 
     return product
 
 
-def columnwise(product: Linear, dtype: torch.dtype, chunk_size: int) -> Linear:
-    """Function V -> H V for V (r, p, k) float64; `chunk_size` columns at a time, in `dtype`."""
-    def matrix_product(matrix: Tensor) -> Tensor:
-        chunks = matrix.to(dtype).permute(2, 0, 1).split(chunk_size)
-        images = [product(c) if len(c) > 1 else product(c[0])[None] for c in chunks]
-        return torch.cat(images).permute(1, 2, 0).double()
-
-    return matrix_product
-
-
 def shifted_nystrom(omega: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Nystrom approximation of H + shift I, with the shift taken off its eigenvalues again.
+    """Nystrom approximation of H + shift I, with the shift (r,) >= 0 taken off its eigenvalues again.
 
-    With Y = H omega + shift omega in every place (a shift of the core alone approximates no matrix)
-    it is Y (omega^T Y)^-1 Y^T = B B^T with B = Y C^-T, C C^T = omega^T Y.
-
-    Args:
-        omega: (r, p, s) orthonormal columns.
-        y: (r, p, s) H omega.
-        shift: (r,) >= 0.
-
-    Returns:
-        U (r, p, s) orthonormal, eigenvalues (r, s) >= 0 descending, and (r,) whether the core was
-        safely positive definite; where not, the other two mean nothing.
+    omega (r, p, s) has orthonormal columns, y = H omega. With Y = y + shift omega in every place (a shift of the core
+    alone approximates no matrix) it is Y (omega^T Y)^-1 Y^T = B B^T with B = Y C^-T, C C^T = omega^T Y.
+    Returns U (r, p, s) orthonormal, eigenvalues (r, s) >= 0 descending, and (r,) whether the core was safely positive
+    definite; where not, the other two mean nothing.
     """
     y = y + shift[:, None, None] * omega
     core = omega.mT @ y
     core = (core + core.mT) / 2
-    # A semidefinite H gives at least the shift, up to rounding.
-    safe = torch.linalg.eigvalsh(core)[:, 0] > shift / 2
+    safe = torch.linalg.eigvalsh(core)[:, 0] > shift / 2  # H >= 0 gives the shift or more, up to rounding
     identity = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device)
     c, failed = torch.linalg.cholesky_ex(torch.where(safe[:, None, None], core, identity))
     q, upper = torch.linalg.qr(torch.linalg.solve_triangular(c, y.mT, upper=False).mT)
@@ -144,23 +117,17 @@ def rayleigh_ritz(basis: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     return basis @ vectors.flip(-1), values.flip(-1).clamp(min=0)
 
 
-def sketch_hessian(product: Linear, omega: Tensor, eps: float, method: str = "shifted"
-                   ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sketch_hessian(product: Linear, omega: Tensor, eps: float,
+                   method: str = "shifted") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Randomized low-rank approximation of Hessians that may be indefinite.
 
-    Nystrom where the core is positive definite and the first pair has u^T H u >= eigenvalue / 1.1: so
-    it is for every semidefinite H, and it keeps the sketch from exceeding the largest eigenvalue of H
-    by more. Else Rayleigh-Ritz on the range of H omega (on that of omega itself an isolated
-    eigenvalue is seen reduced by about s / p).
+    Nystrom where the core is positive definite and the first pair has u^T H u >= eigenvalue / 1.1: so it is for every
+    semidefinite H, and it keeps the sketch from exceeding the largest eigenvalue of H by more. Else (or always, with
+    method "rayleigh_ritz") Rayleigh-Ritz on the range of H omega; on that of omega itself an isolated eigenvalue is
+    seen reduced by about s / p.
 
-    Args:
-        product: V (r, p, k) -> H V, float64.
-        omega: (r, p, s) Gaussian, float64.
-        eps: machine epsilon of the arithmetic behind `product`.
-        method: "shifted", or "rayleigh_ritz" for that alone.
-
-    Returns:
-        U (r, p, s), eigenvalues (r, s) >= 0 descending, (r,) index into SKETCH, (r,) products H v.
+    `product` maps V (r, p, k) to H V in float64, behind it is arithmetic with machine epsilon `eps`; omega (r, p, s) is
+    Gaussian. Returns U (r, p, s), eigenvalues (r, s) >= 0 descending, (r,) index into SKETCH, (r,) products H v spent.
     """
     omega = torch.linalg.qr(omega).Q
     size, rank = omega.shape[1:]
@@ -168,7 +135,7 @@ def sketch_hessian(product: Linear, omega: Tensor, eps: float, method: str = "sh
     finite = y.isfinite().flatten(1).all(1)
     y = torch.where(finite[:, None, None], y, 0.0)
     u, values, good = omega, torch.zeros_like(omega[:, 0]), torch.zeros_like(finite)
-    products = torch.full_like(finite, rank, dtype=torch.int64)
+    products = torch.full_like(finite, rank, dtype=torch.int64)  # spent
     if method == "shifted":
         largest = torch.linalg.eigvalsh(y.mT @ y)[:, -1].clamp(min=0).sqrt()
         u, values, good = shifted_nystrom(omega, y, math.sqrt(size) * eps * largest)
@@ -184,8 +151,7 @@ def sketch_hessian(product: Linear, omega: Tensor, eps: float, method: str = "sh
         ritz_u, ritz_values = rayleigh_ritz(basis, torch.where(ritz[:, None, None], image, 0.0))
         u = torch.where(ritz[:, None, None], ritz_u, u)
         values = torch.where(ritz[:, None], ritz_values, values)
-    # Without eigenvalues the preconditioner is the identity.
-    values = torch.where((good | ritz)[:, None], values, 0.0)
+    values = torch.where((good | ritz)[:, None], values, 0.0)  # none: the preconditioner is the identity
     return u, values, good * SKETCH.index("shifted") + ritz * SKETCH.index("rayleigh_ritz"), products
 
 
@@ -196,18 +162,11 @@ def precondition(v: Tensor, u: Tensor, values: Tensor, mu: Tensor) -> Tensor:
 
 
 def pcg(product: Linear, inverse: Linear, g: Tensor, x0: Tensor, tol: float, max_iter: int) -> Solution:
-    """Preconditioned conjugate gradients for r systems A x = g at once, each stopping by itself.
+    """Preconditioned conjugate gradients for r systems A x = g (r, p) at once, each stopping by itself.
 
-    A system ends at |g - A x| <= tol |g|, after max_iter iterations, at a direction q with
-    q^T A q <= 0 (A is indefinite; the iterate so far is kept), or where a number is not finite.
-
-    Args:
-        product: v (r, p) -> A v.
-        inverse: v (r, p) -> P^-1 v, symmetric positive definite.
-        g: (r, p).
-        x0: (r, p) start; where it is worse than zero, zero is taken.
-        tol: relative tolerance.
-        max_iter: largest number of iterations.
+    A system ends at |g - A x| <= tol |g|, after max_iter iterations, at a direction q with q^T A q <= 0 (A is not
+    positive definite; the iterate so far is kept), or where a number is not finite. It starts from x0 (r, p), or from
+    zero where that is better. `product` is v (r, p) -> A v, `inverse` v -> P^-1 v, symmetric positive definite.
     """
     norm = dot(g, g).sqrt()
     residual = g - product(x0)
@@ -244,15 +203,10 @@ def pcg(product: Linear, inverse: Linear, g: Tensor, x0: Tensor, tol: float, max
 
 
 def descent(g: Tensor, solution: Solution, newton: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """First of CG iterate, sketched Newton direction, gradient that is finite with g . d > 0.
+    """First of CG iterate, sketched Newton direction and gradient that is finite with g . d > 0, each (r, p).
 
-    Args:
-        g: (r, p).
-        solution: of (H + mu) x = g; no candidate where CG failed in its first direction.
-        newton: (r, p).
-
-    Returns:
-        d (r, p), slope g . d (r,), and (r,) index into DIRECTION.
+    The CG iterate is no candidate where the very first direction failed. Returns d (r, p), slope g . d (r,) and (r,)
+    index into DIRECTION.
     """
     d, slope, kind = g, dot(g, g), torch.full_like(solution.exit, DIRECTION.index("gradient"))
     moved = (solution.iterations > 0) | (solution.exit == TOLERANCE)
@@ -264,21 +218,13 @@ def descent(g: Tensor, solution: Solution, newton: Tensor) -> tuple[Tensor, Tens
     return d, slope, kind
 
 
-def armijo(evaluate: Callable[[Tensor, Tensor], Tensor], theta: Tensor, d: Tensor, loss: Tensor,
-           slope: Tensor, lr: float, max_trials: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def armijo(evaluate: Callable[[Tensor, Tensor], Tensor], theta: Tensor, d: Tensor, loss: Tensor, slope: Tensor,
+           lr: float, max_trials: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Step back from theta - lr d until the loss is below loss - ARMIJO t slope, each run by itself.
 
-    Args:
-        evaluate: points (r, p), pending (r,) bool -> losses (r,) float64, right where pending.
-        theta: (r, p).
-        d: (r, p).
-        loss: (r,) float64, at theta.
-        slope: (r,) float64, g . d.
-        lr: first t.
-        max_trials: largest number of losses.
-
-    Returns:
-        points (r, p), t (r,), losses (r,) there, trials (r,). Where no trial was good: theta, 0.
+    `evaluate` maps points (r, p) and pending (r,) bool to losses (r,) float64, right where pending; theta and d are
+    (r, p), loss (at theta) and slope (g . d) are (r,) float64; at most max_trials losses are asked for.
+    Returns points (r, p), t (r,), losses (r,) there and trials (r,). Where no trial was good: theta, 0, its loss.
     """
     points, size, best = theta, torch.zeros_like(loss), loss
     pending = torch.ones_like(loss, dtype=torch.bool)
@@ -301,29 +247,24 @@ def armijo(evaluate: Callable[[Tensor, Tensor], Tensor], theta: Tensor, d: Tenso
 class NNCG(torch.optim.Optimizer):
     """NysNewton-CG over the runs axis.
 
-    Damping: mu is the user's while steps succeed, as in the paper. A step without decrease leaves the
-    weights alone, multiplies the run's mu by 10 up to max_mu and renews its sketch; each success
-    halves mu down to the user's.
+    Damping: mu is the user's while steps succeed, as in the paper. A step without decrease leaves the weights alone,
+    multiplies the run's mu by 10 up to max_mu and renews its sketch; each success halves mu down to the user's.
 
     Args:
         params: real tensors of one dtype and device with a common leading axis R.
-        lr: first step size tried.
-        rank: s, at most p.
-        mu: damping.
-        update_freq: steps of a run between sketches.
-        cg_tol: of CG, relative to the gradient norm.
-        cg_max_iter: CG iterations a step.
+        lr: first step size tried; max_trials: losses a line search may evaluate.
+        rank: s, at most p; update_freq: steps of a run between sketches.
+        mu, max_mu: damping and its largest value.
+        cg_tol, cg_max_iter: of CG, residual relative to the gradient, and iterations a step.
         chunk_size: products of a sketch done at once by vmap: faster on a GPU, more memory.
-        max_trials: losses a line search may evaluate.
-        max_mu: largest damping.
-        tolerance_grad: a run with max |g| not above it is finished.
-        patience: consecutive failed steps at max_mu that finish a run.
+        tolerance_grad, patience: a run is finished when max |g| is not above the former, or after so many consecutive
+            failed steps at max_mu.
         seeds: of the sketches, one a run wherever it stands in the stack; default 0 ... R-1.
         sketch: "shifted" (Nystrom, Rayleigh-Ritz where that is unsafe) or "rayleigh_ritz".
 
     Attributes:
-        active: (R,) bool, the runs that `step` advances; others are neither changed nor waited for.
-            While the closure is called it marks the runs whose losses are wanted.
+        active: (R,) bool, the runs that `step` advances; the others are neither changed nor waited for. While the
+            closure is called it marks the runs whose losses are wanted.
         state of the first parameter: tensors with leading axis R, all that a resumed run needs.
 
     Raises:
@@ -331,19 +272,18 @@ class NNCG(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1.0, rank: int = 50, mu: float = 1e-2,
-                 update_freq: int = 20, cg_tol: float = 1e-5, cg_max_iter: int = 1000,
-                 chunk_size: int = 1, max_trials: int = 30, max_mu: float = 100.0,
-                 tolerance_grad: float = 1e-7, patience: int = 2,
+                 update_freq: int = 20, cg_tol: float = 1e-3, cg_max_iter: int = 1000, chunk_size: int = 1,
+                 max_trials: int = 30, max_mu: float = 100.0, tolerance_grad: float = 1e-7, patience: int = 2,
                  seeds: Sequence[int] | None = None, sketch: str = "shifted") -> None:
-        counts = dict(rank=rank, update_freq=update_freq, cg_max_iter=cg_max_iter,
-                      chunk_size=chunk_size, max_trials=max_trials, patience=patience)
+        counts = dict(rank=rank, update_freq=update_freq, cg_max_iter=cg_max_iter, chunk_size=chunk_size,
+                      max_trials=max_trials, patience=patience)
         if min(counts.values()) < 1:
-            raise ValueError(f"must be at least 1: {counts}")
-        if lr <= 0 or not 0 < mu <= max_mu or cg_tol < 0 or tolerance_grad < 0:
-            raise ValueError("lr > 0, 0 < mu <= max_mu, cg_tol >= 0, tolerance_grad >= 0 wanted, got "
-                             f"{lr}, {mu}, {max_mu}, {cg_tol}, {tolerance_grad}")
+            raise ValueError(f"NNCG: must be at least 1: {counts}")
+        if not (lr > 0 and 0 < mu <= max_mu and cg_tol >= 0 and tolerance_grad >= 0):
+            raise ValueError("NNCG: lr > 0, 0 < mu <= max_mu and tolerances >= 0 wanted, got "
+                             f"{lr=}, {mu=}, {max_mu=}, {cg_tol=}, {tolerance_grad=}")
         if sketch not in SKETCH[1:]:
-            raise ValueError(f"sketch must be one of {SKETCH[1:]}, got {sketch!r}")
+            raise ValueError(f"NNCG: sketch must be one of {SKETCH[1:]}, got {sketch!r}")
         super().__init__(params, dict(lr=lr, mu=mu, cg_tol=cg_tol, max_mu=max_mu, sketch=sketch,
                                       tolerance_grad=tolerance_grad, **counts))
         self._params = self.param_groups[0]["params"]
@@ -353,7 +293,7 @@ class NNCG(torch.optim.Optimizer):
             raise ValueError("NNCG takes one group of real parameters with a common leading axis")
         seeds = range(len(first)) if seeds is None else seeds
         if len(seeds) != len(first):
-            raise ValueError(f"{len(seeds)} seeds for {len(first)} runs")
+            raise ValueError(f"NNCG: {len(seeds)} seeds for {len(first)} runs")
         self.active = torch.ones(len(first), dtype=torch.bool)
         self.run_state.update(self._fresh_state(seeds))
 
@@ -362,8 +302,7 @@ class NNCG(torch.optim.Optimizer):
         size = sum(p[0].numel() for p in self._params)
         rank = min(self.param_groups[0]["rank"], size)
         # Spread, so that the same seed elsewhere (initial weights) does not give the same numbers.
-        streams = [torch.Generator().manual_seed((int(s) + 1) * 0x9E3779B97F4A7C15 % 2**63)
-                   for s in seeds]
+        streams = [torch.Generator().manual_seed((int(s) + 1) * 0x9E3779B97F4A7C15 % 2**63) for s in seeds]
         return {
             "U": first.new_zeros(runs, size, rank),
             "Lambda": first.new_zeros(runs, rank, dtype=torch.float64),
@@ -384,18 +323,17 @@ class NNCG(torch.optim.Optimizer):
     def info(self) -> dict[str, Tensor]:
         """What the last step of each run did, by name, (R,) on the host.
 
-        loss, grad_norm, max_grad before it; slope g . d; step_size (0: none); new_loss; cg_residual
-        (relative), cg_iterations, cg_exit, direction, sketch, stop; mu of the next step; failures
-        (consecutive, at max_mu). Since the start: n_iter (steps) and, as if the run were alone, hvps
-        and loss_evaluations (the gradient counts as one).
+        loss, grad_norm, max_grad before it; slope g . d; step_size (0: none); new_loss; cg_residual (relative),
+        cg_iterations, cg_exit, direction, sketch, stop; mu of the next step; failures (consecutive, at max_mu). Since
+        the start: n_iter (steps) and, as if the run were alone, hvps and loss_evaluations (a gradient counts as one).
         """
         return {name: self.run_state[name] for name in ("mu", *COUNTS, *VALUES)}
 
     def stop_reason(self, run: int) -> str:
         """Why this run's last step says that it should not go on, or "".
 
-        "tolerance_grad" and "non_finite" (loss or gradient) at its start, without a step;
-        "line_search": no decrease in `patience` consecutive steps at max_mu.
+        "tolerance_grad" and "non_finite" (loss or gradient): at its start, without a step; "line_search": no decrease
+        in `patience` consecutive steps at max_mu. A run that is active nevertheless is tried again.
         """
         return STOP[int(self.run_state["stop"][run])]
 
@@ -404,22 +342,20 @@ class NNCG(torch.optim.Optimizer):
         """One Newton step of every active run.
 
         Args:
-            closure: returns the losses (R,) at the parameters as they are, with graph unless under
-                `torch.no_grad()`; it calls no backward.
+            closure: returns the losses (R,) at the parameters as they are, with graph unless under `torch.no_grad()`;
+                it calls no backward. Losses of runs not in `active` may be anything.
 
         Returns:
             (R,) losses after the step; NaN for runs that are not active.
         """
-        wanted, state = self.active, self.run_state
-        self.active = wanted.cpu().clone()
-        losses = torch.full_like(state["new_loss"], math.nan)
+        wanted, active = self.active, self.active.cpu().clone()
+        self.active = active
         try:
-            if wanted.any():
+            if active.any():
                 self._advance(closure)
-                losses = torch.where(wanted.cpu(), state["new_loss"], losses)
         finally:
             self.active = wanted
-        return losses.to(self._params[0])
+        return torch.where(active, self.run_state["new_loss"], math.nan).to(self._params[0])
 
     def _advance(self, closure: Callable[[], Tensor]) -> None:
         state, group = self.run_state, self.param_groups[0]
@@ -434,8 +370,8 @@ class NNCG(torch.optim.Optimizer):
             self.active = torch.zeros_like(self.active).index_copy(0, rows, pending.cpu())
             return closure()[index].double()
 
-        points, size, best, trials = armijo(evaluate, theta, d, state["loss"][rows].to(g.device),
-                                            slope, group["lr"], group["max_trials"])
+        points, size, best, trials = armijo(evaluate, theta, d, state["loss"][rows].to(g.device), slope,
+                                            group["lr"], group["max_trials"])
         self._write(index, points)
         state["d_prev"][index] = torch.where((size > 0)[:, None], d, 0.0)
         self._record(rows, new_loss=best, slope=slope, step_size=size, direction=kind,
@@ -443,7 +379,11 @@ class NNCG(torch.optim.Optimizer):
         state["hvps"][rows] += found.products.cpu()
         state["loss_evaluations"][rows] += trials.cpu()
         state["n_iter"][rows] += 1
-        self._adapt_damping(rows)
+        mu, failed = state["mu"][rows], (size == 0).cpu()
+        failures = torch.where(failed & (mu >= group["max_mu"]), state["failures"][rows] + 1, 0)
+        mu = torch.where(failed, (RAISE * mu).clamp(max=group["max_mu"]), (DECAY * mu).clamp(min=group["mu"]))
+        self._record(rows, mu=mu, failures=failures, refresh=failed,
+                     stop=(failures >= group["patience"]) * STOP.index("line_search"))
 
     def _solve(self, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor, Solution, Tensor]:
         """Runs that can go on (r,) and their g, theta, CG solution, sketched Newton direction.
@@ -463,8 +403,8 @@ class NNCG(torch.optim.Optimizer):
         u, values, mu = state["U"][index], state["Lambda"][index], state["mu"][rows].to(g.device)
         product = hessian_product(graph, params, index)
         found = pcg(lambda v: product(v) + mu.to(v.dtype)[:, None] * v,
-                    lambda v: precondition(v, u, values, mu), g, state["d_prev"][index],
-                    group["cg_tol"], group["cg_max_iter"])
+                    lambda v: precondition(v, u, values, mu), g, state["d_prev"][index], group["cg_tol"],
+                    group["cg_max_iter"])
         # P is the identity off the sketch; H + mu is approximated there by lambda_s + mu.
         newton = precondition(g, u, values, mu) / (values[:, -1:] + mu[:, None]).to(g.dtype)
         return rows, g, theta, found, newton
@@ -482,8 +422,7 @@ class NNCG(torch.optim.Optimizer):
         gradient = flatten(graph, self._params).detach()
         norm, largest = dot(gradient, gradient).sqrt(), gradient.abs().amax(1)
         flat = largest <= self.param_groups[0]["tolerance_grad"]
-        stop = torch.where(usable & norm.isfinite(), flat * STOP.index("tolerance_grad"),
-                           STOP.index("non_finite"))
+        stop = torch.where(usable & norm.isfinite(), flat * STOP.index("tolerance_grad"), STOP.index("non_finite"))
         rows = self.active.nonzero().flatten()
         index = rows.to(losses.device)
         loss, none = losses.detach()[index], torch.zeros_like(index)
@@ -498,26 +437,21 @@ class NNCG(torch.optim.Optimizer):
         for run in rows.tolist():  # host, float64: the same on every device, at every precision
             generator = torch.Generator()
             generator.set_state(state["generator"][run].clone())  # torch misreads a view with an offset
-            shape = state["U"].shape[1:]
-            omega.append(torch.randn(shape, generator=generator, dtype=torch.float64))
+            omega.append(torch.randn(state["U"].shape[1:], generator=generator, dtype=torch.float64))
             state["generator"][run] = generator.get_state()
         index = rows.to(first.device)
-        product = columnwise(hessian_product(graph, self._params, index), first.dtype,
-                             group["chunk_size"])
-        u, values, kind, spent = sketch_hessian(product, torch.stack(omega).to(first.device),
+        product = hessian_product(graph, self._params, index)
+
+        def columnwise(matrix: Tensor) -> Tensor:
+            chunks = matrix.to(first.dtype).permute(2, 0, 1).split(group["chunk_size"])
+            images = [product(c) if len(c) > 1 else product(c[0])[None] for c in chunks]
+            return torch.cat(images).permute(1, 2, 0).double()
+
+        u, values, kind, spent = sketch_hessian(columnwise, torch.stack(omega).to(first.device),
                                                 torch.finfo(first.dtype).eps, group["sketch"])
         state["U"][index], state["Lambda"][index] = u.to(first.dtype), values
         state["hvps"][rows] += spent.cpu()
         self._record(rows, sketch=kind)
-
-    def _adapt_damping(self, rows: Tensor) -> None:
-        state, group = self.run_state, self.param_groups[0]
-        mu, failed = state["mu"][rows], state["step_size"][rows] == 0
-        failures = torch.where(failed & (mu >= group["max_mu"]), state["failures"][rows] + 1, 0)
-        stop = torch.where(failures >= group["patience"], STOP.index("line_search"), 0)
-        mu = torch.where(failed, (RAISE * mu).clamp(max=group["max_mu"]),
-                         (DECAY * mu).clamp(min=group["mu"]))
-        self._record(rows, mu=mu, failures=failures, stop=stop, refresh=failed)
 
     def _record(self, rows: Tensor, **values: Tensor) -> None:
         for name, value in values.items():

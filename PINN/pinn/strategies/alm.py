@@ -85,7 +85,7 @@ class ALM(Strategy):
         self.objective.density = self.density if solving else self.objective.soft_density
         self.objective.weight_decay = self.options.weight_decay if solving else 0.0
 
-    def density(self, name: str, c: Tensor, runs: Tensor, points: slice) -> Tensor:
+    def density(self, name: str, c: Tensor, runs: slice | Tensor, points: slice) -> Tensor:
         """lambda c + mu/2 c^2 of a hard component, w c^2 of a soft one."""
         if name not in self.hard:
             return self.options.soft_weight * c.square()

@@ -18,7 +18,7 @@ class NNCGOptions:
     rank: int = 50
     mu: float = 0.01
     update_freq: int = 20
-    cg_tol: float = 1e-4
+    cg_tol: float = 1e-3
     cg_max_iter: int = 1_000
     chunk_size: int = 1
 
