@@ -14,7 +14,7 @@ the same command again).
 import sys
 
 from pinn.arguments import parse
-from pinn.record import UsageError
+from pinn.files import UsageError
 from pinn.train import train
 
 

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import torch
 
+from pinn.files import UsageError
 from pinn.objective import LOSSES
 from pinn.pdes import SYSTEMS, System
-from pinn.record import UsageError
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import set_option
 from pinn.train import Settings
@@ -157,10 +157,11 @@ def physical_parameters(system: System, text: Sequence[str] | None) -> tuple[lis
 
     def number(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UsageError(f"--pde_params: {name} must be a number{' or a list of numbers' * (name == system.physical)}"
-                             f", got {value!r}")
+            several = " or a list of numbers" if name == system.physical else ""
+            raise UsageError(f"--pde_params: {name} must be a number{several}, got {value!r}")
         if name == "sigma" and value <= 0 or name == "nu" and value < 0:
-            raise UsageError(f"--pde_params: {name} must be {'positive' if name == 'sigma' else 'at least 0'}, got {value}")
+            least = "positive" if name == "sigma" else "at least 0"
+            raise UsageError(f"--pde_params: {name} must be {least}, got {value}")
         return float(value)
     swept = given.pop(system.physical)
     if isinstance(swept, list) and not swept:
@@ -226,7 +227,7 @@ def strategy_options(args: argparse.Namespace, system: System) -> tuple[str, Any
         if name == "alm":
             options.update_first = True  # the published order, which starts from a trained network
     for key, value in read_json(args.opt_params or ["{}"], "--opt_params").items():
-        set_option(options, key, value, inner or strategy.main, "--opt_params")
+        set_option(options, strategy.aliases.get(key, key), value, inner or strategy.main, "--opt_params")
     check_flags(args, name)
     if args.epochs is not None:
         strategy.set_epochs(options, args.epochs)
@@ -264,11 +265,12 @@ def alm_options(args: argparse.Namespace, options: Any, system: System) -> None:
     if args.alm_hc is not None:
         options.hard = "+".join(hard_components(args.alm_hc, names))
     elif options.hard != "conditions" and not set(options.hard.split("+")) <= set(names):
-        raise UsageError(f"--opt_params: hard must be names out of {', '.join(names)}, joined by +, got {options.hard!r}")
+        allowed = f"names out of {', '.join(names)}, joined by +"
+        raise UsageError(f"--opt_params: hard must be {allowed}, got {options.hard!r}")
 
 
 def hard_components(text: str, names: Sequence[str]) -> list[str]:
-    """Components named by bits (decimal, 0b, 0x) or by name; bits beyond the last component are ignored, as published."""
+    """Components by bits (decimal, 0b, 0x) or by name; bits beyond the last component are ignored, as published."""
     allowed = f"bits such as 0b11110 or 30, or names out of {','.join(names)}"
     try:
         mask = int(text, 0)

@@ -142,7 +142,9 @@ class Objective:
         """What a block adds to the losses of its runs, (r,)."""
         total = torch.zeros(len(params[0]), **self.like)
         for name, c in self.residuals(params, block).items():
-            points, count = (block.points, self.residual_points.shape[1]) if name == "pde" else (slice(None), c.shape[1])
+            points, count = slice(None), c.shape[1]
+            if name == "pde":
+                points, count = block.points, self.residual_points.shape[1]
             total = total + density(name, c, block.runs, points).sum(1) / count
         if self.weight_decay and block.first:
             total = total + self.weight_decay * sum(p.square().flatten(1).sum(1) for p in params)
@@ -191,7 +193,7 @@ class Objective:
         return {name: torch.cat([torch.cat(row, 1) for row in rows]) for name, rows in pieces.items()}
 
     def terms(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The reported losses (R,): pde, bc, ic and their sum `loss`, all weights 1, whatever the strategy minimises."""
+        """The reported losses (R,): pde, bc, ic and their sum `loss`, with weights 1 whatever is minimised."""
         terms = {term: torch.zeros(len(params[0]), **self.like) for term in ("pde", "bc", "ic")}
         vectors = self.vectors(params)
         for component in self.components:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import signal
 import subprocess
@@ -84,11 +85,15 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 
 
 class Progress:
-    """A tqdm bar when stderr is a terminal, else a plain line on it every `every` seconds."""
+    """A tqdm bar when stderr is a terminal, else a plain line on it every `every` seconds.
 
-    def __init__(self, label: str, every: float = 30.0) -> None:
+    The environment variable PROGRESS_EVERY sets the default, so that a sweep can show its tasks more often.
+    """
+
+    def __init__(self, label: str, every: float | None = None) -> None:
         """Name what progresses, for example "wave/adam n_1000"."""
-        self.label, self.every = label, every
+        self.label = label
+        self.every = float(os.environ.get("PROGRESS_EVERY") or 30) if every is None else every
         self._bar: Any = None
         self._line, self._first = "", 0
         self._start = self._printed = time.monotonic()

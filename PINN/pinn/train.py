@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from pinn.data import Grid
+from pinn.files import UsageError
 from pinn.model import MLP
 from pinn.objective import Objective
 from pinn.optimizers.lbfgs import LBFGS
 from pinn.optimizers.nncg import NNCG
 from pinn.pdes import System
-from pinn.record import REQUEUE, Run, RunKey, UsageError, claim_all, common_position
+from pinn.record import REQUEUE, Run, RunKey, claim_all, common_position
 from pinn.session import Progress, Signals, Wandb, environment
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import Row, Stage, Strategy, flatten
@@ -398,9 +399,11 @@ class Group:
 
 def optimizer_row(optimizer: torch.optim.Optimizer, r: int, rows: int) -> dict[str, dict[str, Tensor]]:
     """What an optimizer holds for row r: every tensor with leading axis R gives its row, others are common."""
+    def row(value: Tensor) -> Tensor:
+        return value[r] if value.ndim and len(value) == rows else value
     params = optimizer.param_groups[0]["params"]
-    return {str(i): {name: value[r] if value.ndim and len(value) == rows else value
-                     for name, value in optimizer.state[p].items()} for i, p in enumerate(params) if p in optimizer.state}
+    return {str(i): {name: row(value) for name, value in optimizer.state[p].items()}
+            for i, p in enumerate(params) if p in optimizer.state}
 
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, states: Sequence[dict[str, dict[str, Tensor]]]) -> None:

@@ -77,7 +77,8 @@ def test_values_gradients_and_curvature_equal_nested_autograd(stack, name, share
     u, lu = propagate(params, points, operator, N if operator else None)
     ours = torch.autograd.grad(functional(u, lu).sum(), params, create_graph=True)
     vectors = [torch.randn_like(p) for p in params]
-    for a, b in zip(torch.autograd.grad(ours, params, vectors), torch.autograd.grad(exact, params, vectors), strict=True):
+    products = (torch.autograd.grad(gradient, params, vectors) for gradient in (ours, exact))
+    for a, b in zip(*products, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 

@@ -289,7 +289,7 @@ class LBFGS(torch.optim.Optimizer):
         return min(int(self.run_state["pairs"][index].max()), self.param_groups[0]["history_size"])
 
     def _evaluate(self, closure: Callable[[], Tensor], index: list[int]) -> tuple[Tensor, Tensor]:
-        """Losses (r,) in float64 on the host and gradients (r, p) of the runs `index`, at the parameters as they are."""
+        """Losses (r,) in float64 on the host and gradients (r, p) of the runs `index`, at the current parameters."""
         self.active = torch.zeros_like(self.active)
         self.active[index] = True
         rows = _rows(index)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinn.files import UsageError
 from pinn.objective import Objective
 from pinn.optimizers.lbfgs import LBFGS
-from pinn.record import UsageError
 
 
 @dataclass
@@ -55,7 +55,7 @@ class LBFGSOptions:
 
 @dataclass
 class Stage:
-    """A piece of training with one optimizer: ends after `iterations` of each row, or `steps` calls of the optimizer."""
+    """Training with one optimizer: ends after `iterations` of each row, or `steps` calls of the optimizer."""
 
     name: str
     iterations: int
@@ -88,6 +88,7 @@ class Strategy:
         Options: dataclass of all options, at the paper's values.
         budgets: what `--budget smoke|laptop` changes in them.
         main: the nested optimizer whose options may be given without prefix.
+        aliases: published names of options that are called otherwise here.
         marks: loss and test error at the end of each stage are kept in metrics.json.
         redraws: the loss changes between steps, so a step that moves nothing is no reason to stop.
         state: what a checkpoint must hold beside weights and optimizer: tensors with leading axis R.
@@ -97,6 +98,7 @@ class Strategy:
     Options: ClassVar[type]
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     main: ClassVar[str] = "lbfgs"
+    aliases: ClassVar[Mapping[str, str]] = {}
     marks: ClassVar[bool] = False
     redraws: ClassVar[bool] = False
 

@@ -12,7 +12,10 @@ from pinn.strategies.base import AdamOptions, LBFGSOptions, Stage, Strategy, str
 
 @dataclass
 class NNCGOptions:
-    """NysNewton-CG: rank from Table 2; the rest is not in the paper (published code: mu 0.01; sketch every 20 steps)."""
+    """NysNewton-CG: rank from Table 2. The paper has no more; mu 0.01 is the published code's default.
+
+    update_freq: steps between sketches. cg_tol: relative to |g|. chunk_size: Hessian-vector products at a time.
+    """
 
     lr: float = 1.0
     rank: int = 50
@@ -49,6 +52,7 @@ class NNCG(Strategy):
     """Three stages; loss and error at the switch to the third are stored as the baseline of Figure 4."""
 
     name, Options, main = "nncg", Options, "nncg"
+    aliases = {"precond_update_freq": "nncg_update_freq", "nncg_cg_max_iters": "nncg_cg_max_iter"}
     marks = True
     budgets = {"smoke": {"adam_iterations": 40, "lbfgs_iterations": 40, "iterations": 5, "nncg_rank": 10,
                          "nncg_cg_max_iter": 50},
