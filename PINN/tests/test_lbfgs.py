@@ -120,6 +120,21 @@ def test_runs_together_equal_runs_alone(group_size):
             assert together.run_state[name][r] == optimizer.run_state[name][0], name
 
 
+@pytest.mark.parametrize("group_size", [None, 4])
+def test_many_different_runs_together_equal_each_alone(group_size):
+    """Their line searches differ in length, so the runs wait for evaluations in ever changing order."""
+    problems = [(f, [v + 0.1 * k for v in start[:4]]) for k in range(4) for f, start in PROBLEMS]
+    functions, starts = zip(*problems, strict=True)
+    x, optimizer, closure = stacked(functions, starts, group_size=group_size, max_iter=15, tolerance_change=1e-12)
+    for _ in range(2):
+        optimizer.step(closure)
+    for r, (function, start) in enumerate(problems):
+        alone, single, single_closure = stacked([function], [start], max_iter=15, tolerance_change=1e-12)
+        for _ in range(2):
+            single.step(single_closure)
+        torch.testing.assert_close(x[r], alone[0], rtol=1e-6, atol=1e-7)
+
+
 def test_runs_end_for_their_own_reasons():
     minimum = [1.0] * 4
     functions = [quadratic, lambda x: ((x - 1) ** 2).sum(), lambda x: x.sum() * math.nan, rosenbrock]

@@ -322,7 +322,7 @@ class _Run:
 
 def _rows(index: list[int]) -> slice | list[int]:
     """Neighbouring rows as a slice, which copies nothing."""
-    return slice(index[0], index[-1] + 1) if index[-1] - index[0] == len(index) - 1 else index
+    return slice(index[0], index[-1] + 1) if index == list(range(index[0], index[-1] + 1)) else index
 
 
 def strong_wolfe(start: Point, t: float, scale: float, tolerance: float, c1: float = 1e-4, c2: float = 0.9,
@@ -369,7 +369,7 @@ def strong_wolfe(start: Point, t: float, scale: float, tolerance: float, c1: flo
     near_end = False
     while trials < max_trials:  # shrink the bracket; `low` is always its better end
         left, right = min(low.t, high.t), max(low.t, high.t)
-        if (right - left) * scale < tolerance:
+        if left == right or (right - left) * scale < tolerance:
             break
         t = cubic_minimum(low, high, left, right)
         margin = 0.1 * (right - left)
