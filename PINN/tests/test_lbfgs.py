@@ -7,7 +7,7 @@ import torch
 from pinn.data import Grid
 from pinn.model import MLP
 from pinn.objective import Objective
-from pinn.optimizers.lbfgs import LBFGS, Point, cubic_minimum, strong_wolfe
+from pinn.optimizers.lbfgs import LBFGS, Point, _rows, cubic_minimum, strong_wolfe
 from pinn.pdes import SYSTEMS
 
 
@@ -125,14 +125,19 @@ def test_many_different_runs_together_equal_each_alone(group_size):
     """Their line searches differ in length, so the runs wait for evaluations in ever changing order."""
     problems = [(f, [v + 0.1 * k for v in start[:4]]) for k in range(4) for f, start in PROBLEMS]
     functions, starts = zip(*problems, strict=True)
-    x, optimizer, closure = stacked(functions, starts, group_size=group_size, max_iter=15, tolerance_change=1e-12)
+    x, optimizer, closure = stacked(functions, starts, group_size=group_size, lr=0.1, max_iter=15, tolerance_change=1e-12)
     for _ in range(2):
         optimizer.step(closure)
     for r, (function, start) in enumerate(problems):
-        alone, single, single_closure = stacked([function], [start], max_iter=15, tolerance_change=1e-12)
+        alone, single, single_closure = stacked([function], [start], lr=0.1, max_iter=15, tolerance_change=1e-12)
         for _ in range(2):
             single.step(single_closure)
         torch.testing.assert_close(x[r], alone[0], rtol=1e-6, atol=1e-7)
+
+
+def test_only_neighbours_in_order_become_a_slice():
+    assert _rows([2, 3, 4]) == slice(2, 5) and _rows([1]) == slice(1, 2)
+    assert _rows([0, 2, 1, 3]) == [0, 2, 1, 3] and _rows([0, 2]) == [0, 2]
 
 
 def test_runs_end_for_their_own_reasons():
