@@ -93,7 +93,9 @@ class LBFGS(torch.optim.Optimizer):
             "direction": torch.zeros(runs, size, **like),
             "previous_grad": torch.zeros(runs, size, **like),
             "history": torch.zeros(runs, 2, m, size, **like),  # S and Y, a ring of m slots
-            "sy": torch.zeros(runs, m, m, **host),  # s_i . y_j for i not newer than j
+            # Oldest pair first and the newest last, moved up by one with every pair. Rows and columns not in use are
+            # those of the identity in R: the matrix stays regular, and they meet zeros only.
+            "sy": torch.eye(m, **host).repeat(runs, 1, 1),  # R: s_i . y_j for i not newer than j, else zero
             "yy": torch.zeros(runs, m, m, **host),
         }
 
@@ -211,82 +213,91 @@ class LBFGS(torch.optim.Optimizer):
     def _directions(self, runs: list["_Run"]) -> tuple[list[float], list[float], list[float]]:
         """Store the pair of the last step, then compute d = -H g, of each run; slope, first trial step and max |d|."""
         options, state = self.param_groups[0], self.run_state
-        index = torch.tensor([run.index for run in runs])
+        index = [run.index for run in runs]
+        rows = _rows(index)
         grad = torch.stack([run.grad for run in runs])
-        state["n_iter"][index] += 1
-        y = grad - state["previous_grad"][index]
-        s = state["direction"][index] * state["t"][index].to(grad)[:, None]
-        ys, yy = (y * s).sum(1).double().cpu(), (y * y).sum(1).double().cpu()
-        stored = ys > 1e-10
-        if stored.any():
-            self._store(index[stored], s[stored.to(s.device)], y[stored.to(s.device)], ys[stored], yy[stored])
-        d = -state["gamma"][index].to(grad)[:, None] * grad
-        if (state["pairs"][index] > 0).any():
-            d -= self._correction(index, grad)
-        state["direction"][index] = d
-        state["previous_grad"][index] = grad
-        numbers = torch.stack([(grad * d).sum(1), grad.abs().sum(1), d.abs().amax(1)]).tolist()
-        first = (state["n_iter"][index] == 1).tolist()
+        y = grad - state["previous_grad"][rows]
+        s = state["direction"][rows] * state["t"][rows].to(grad)[:, None]
+        ys, yy = torch.stack([(y * s).sum(1), (y * y).sum(1)]).double().cpu()
+        if (stored := ys > 1e-10).all():
+            self._store(index, s, y, ys, yy)
+        elif stored.any():
+            some = stored.nonzero().flatten().tolist()
+            self._store([index[k] for k in some], s[some], y[some], ys[some], yy[some])
+        d = -self._inverse_hessian_times(index, grad)
+        state["n_iter"][rows] += 1
+        state["direction"][rows] = d
+        state["previous_grad"][rows] = grad
+        slopes, sizes, scales = torch.stack([(grad * d).sum(1), grad.abs().sum(1), d.abs().amax(1)]).tolist()
+        first = state["n_iter"][rows] == 1
         steps = [options["lr"] * (min(1.0, 1.0 / size) if new else 1.0)
-                 for size, new in zip(numbers[1], first, strict=True)]
-        return numbers[0], steps, numbers[2]
+                 for size, new in zip(sizes, first.tolist(), strict=True)]
+        return slopes, steps, scales
 
-    def _store(self, index: Tensor, s: Tensor, y: Tensor, ys: Tensor, yy: Tensor) -> None:
+    def _store(self, index: list[int], s: Tensor, y: Tensor, ys: Tensor, yy: Tensor) -> None:
         """Put the pairs (s, y) of these runs into their rings, and their inner products into the m x m matrices."""
-        state, m = self.run_state, self.param_groups[0]["history_size"]
-        slot = state["pairs"][index] % m
+        state, rows, which = self.run_state, _rows(index), torch.arange(len(index))
+        slot = state["pairs"][rows] % self.param_groups[0]["history_size"]
         state["history"][index, 0, slot], state["history"][index, 1, slot] = s, y
-        state["pairs"][index] += 1
-        state["gamma"][index] = ys / yy
-        products = self._history_times(index, y)
-        state["sy"][index, :, slot] = products[:, 0]
-        state["yy"][index, :, slot] = state["yy"][index, slot] = products[:, 1]
+        state["pairs"][rows] += 1
+        state["gamma"][rows] = ys / yy
+        products = self._history_times(index, y)[which[:, None, None], torch.arange(2)[:, None], self._order(rows)[:, None]]
+        for name, new in (("sy", products[:, 0]), ("yy", products[:, 1])):
+            matrix = state[name][rows]
+            matrix[:, :-1, :-1] = matrix[:, 1:, 1:].clone()
+            matrix[:, :, -1] = new
+            if name == "yy":
+                matrix[:, -1] = new
+            state[name][rows] = matrix
 
-    def _correction(self, index: Tensor, grad: Tensor) -> Tensor:
-        """(H - gamma I) g of each run, (r, p), by the compact representation."""
-        state, m = self.run_state, self.param_groups[0]["history_size"]
-        order = (state["pairs"][index, None] + torch.arange(m)) % m  # oldest first; empty slots before them
-        rows = torch.arange(len(index))[:, None]
-        sy = state["sy"][index][rows[..., None], order[:, :, None], order[:, None]].triu_()
-        yy = state["yy"][index][rows[..., None], order[:, :, None], order[:, None]]
-        diagonal = sy.diagonal(dim1=1, dim2=2)
-        d = diagonal.clone()
-        diagonal[d == 0] = 1  # empty slots: their rows and columns are zero
-        gamma = state["gamma"][index, None]
-        sg, yg = self._history_times(index, grad).unbind(1)
-        w = torch.linalg.solve_triangular(sy, sg[rows, order][..., None], upper=True)[..., 0]
-        u = d * w + gamma * ((yy @ w[..., None])[..., 0] - yg[rows, order])
+    def _inverse_hessian_times(self, index: list[int], grad: Tensor) -> Tensor:
+        """H g of each run, (r, p), by the compact representation; just g before there is a pair."""
+        state, rows = self.run_state, _rows(index)
+        gamma, order = state["gamma"][rows, None], self._order(rows)
+        out = gamma.to(grad) * grad
+        if not state["pairs"][rows].any():
+            return out
+        sg, yg = (part.gather(1, order) for part in self._history_times(index, grad).unbind(1))
+        sy = state["sy"][rows]
+        w = torch.linalg.solve_triangular(sy, sg[..., None], upper=True)[..., 0]
+        u = sy.diagonal(dim1=1, dim2=2) * w + gamma * ((state["yy"][rows] @ w[..., None])[..., 0] - yg)
         u = torch.linalg.solve_triangular(sy.mT, u[..., None], upper=False)[..., 0]
-        coefficients = torch.zeros(len(index), 2, m, dtype=torch.float64)
-        coefficients[rows, 0, order], coefficients[rows, 1, order] = u, -gamma * w
-        return self._combine_history(index, coefficients)
+        coefficients = torch.stack([u, -gamma * w], 1)
+        ring = torch.zeros_like(coefficients).scatter_(2, order[:, None].expand(-1, 2, -1), coefficients)
+        return out.add_(self._combine_history(index, ring))
 
-    def _history_times(self, index: Tensor, v: Tensor) -> Tensor:
-        """S^T v and Y^T v of each run, (r, 2, m) in float64 on the host."""
+    def _order(self, rows: slice | list[int]) -> Tensor:
+        """Slots of the ring from the oldest pair to the newest, (r, m); empty slots come first."""
+        m = self.param_groups[0]["history_size"]
+        return (self.run_state["pairs"][rows, None] + torch.arange(m)) % m
+
+    def _history_times(self, index: list[int], v: Tensor) -> Tensor:
+        """S^T v and Y^T v of each run in the order of the ring, (r, 2, m) in float64 on the host."""
         history, used = self.run_state["history"], self._used(index)
         if history.is_cuda:
-            out = history[index].flatten(1, 2) @ v[..., None]
-            return out.view(len(index), 2, -1).double().cpu()
-        out = torch.zeros(len(index), 2, history.shape[2], dtype=torch.float64)
-        for k, r in enumerate(index.tolist()):  # on a CPU a loop over matrix-vector products beats one batched product
-            out[k, 0, :used] = history[r, 0, :used] @ v[k]
-            out[k, 1, :used] = history[r, 1, :used] @ v[k]
-        return out
+            products = history[_rows(index)].flatten(1, 2) @ v[..., None]
+            return products.view(len(index), 2, -1).double().cpu()
+        products = torch.zeros(len(index), 2, history.shape[2], dtype=history.dtype)
+        for k, r in enumerate(index):  # on a CPU a loop over matrix-vector products beats one batched product
+            torch.mv(history[r, 0, :used], v[k], out=products[k, 0, :used])
+            torch.mv(history[r, 1, :used], v[k], out=products[k, 1, :used])
+        return products.double()
 
-    def _combine_history(self, index: Tensor, coefficients: Tensor) -> Tensor:
-        """S u + Y w of each run, (r, p), from (r, 2, m) coefficients."""
+    def _combine_history(self, index: list[int], coefficients: Tensor) -> Tensor:
+        """S u + Y w of each run, (r, p), from coefficients (r, 2, m) in the order of the ring."""
         history, used = self.run_state["history"], self._used(index)
         coefficients = coefficients.to(history)
         if history.is_cuda:
-            return (coefficients.flatten(1)[:, None] @ history[index].flatten(1, 2))[:, 0]
+            return (coefficients.flatten(1)[:, None] @ history[_rows(index)].flatten(1, 2))[:, 0]
         out = history.new_empty(len(index), history.shape[3])
-        for k, r in enumerate(index.tolist()):
-            out[k] = history[r, 0, :used].mT @ coefficients[k, 0, :used]
-            out[k] += history[r, 1, :used].mT @ coefficients[k, 1, :used]
+        for k, r in enumerate(index):
+            torch.mv(history[r, 0, :used].mT, coefficients[k, 0, :used], out=out[k])
+            out[k].addmv_(history[r, 1, :used].mT, coefficients[k, 1, :used])
         return out
 
-    def _used(self, index: Tensor) -> int:
-        return min(int(self.run_state["pairs"][index].max()), self.param_groups[0]["history_size"])
+    def _used(self, index: list[int]) -> int:
+        """Slots in use, at most."""
+        return min(int(self.run_state["pairs"][_rows(index)].max()), self.param_groups[0]["history_size"])
 
     def _evaluate(self, closure: Callable[[], Tensor], index: list[int]) -> tuple[Tensor, Tensor]:
         """Losses (r,) in float64 on the host and gradients (r, p) of the runs `index`, at the current parameters."""
