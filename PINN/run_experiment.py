@@ -8,20 +8,26 @@ Lists are the product: physical values times seeds train side by side, several -
     python run_experiment.py --pde convection --pde_params '{"beta": [5, 10, 20]}' --initial_seed 0 1 2 ...
 
 Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds some run, 75 interrupted and saved (run
-the same command again).
+the same command again), 130 interrupted twice by Ctrl-C.
 """
 
+import signal
 import sys
 
-from pinn.arguments import parse
-from pinn.files import UsageError
-from pinn.train import train
+for number in (signal.SIGUSR1, signal.SIGTERM):  # before the slow imports: asked to stop, and there is nothing to save
+    signal.signal(number, lambda *_: sys.exit(75))
+
+from pinn.arguments import parse  # noqa: E402
+from pinn.files import UsageError  # noqa: E402
+from pinn.train import check, train  # noqa: E402
 
 
 def main() -> int:
     """Parse, then train one row of the map after another."""
     try:
         rows, physical, seeds = parse(sys.argv[1:])
+        for settings in rows:
+            check(settings, physical, seeds)
         codes = []
         for settings in rows:
             codes.append(train(settings, physical, seeds))
@@ -29,8 +35,10 @@ def main() -> int:
                 break
         return max(codes, key=(0, 3, 1, 75).index)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the second Ctrl-C: what the last checkpoint has is kept
+        return 130
 
 
 if __name__ == "__main__":

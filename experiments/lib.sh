@@ -39,10 +39,16 @@ check_numbers() {
     local -a values
     read -ra values <<<"$3"
     [[ $2 == whole ]] || { pattern='^-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$' kind=numbers; }
-    ((${#values[@]})) || die "$1 is empty; give $kind with blanks between them"
+    ((${#values[@]})) || die "$1 is empty; allowed: $kind"
     for value in "${values[@]}"; do
-        [[ $value =~ $pattern ]] || die "$1 must be $kind with blanks between them; got '$value' in '$3'"
+        [[ $value =~ $pattern ]] || die "$1: allowed are $kind; got '$value'"
     done
+}
+
+# check_number NAME whole|any VALUE
+check_number() {
+    [[ $3 != *[[:space:]]* ]] || die "$1 must be a single number; got '$3'"
+    check_numbers "$@"
 }
 
 # check_launch: LAUNCH and JOBS, before any work.
@@ -51,13 +57,12 @@ check_launch() {
     [[ -z ${JOBS:-} || $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || die "JOBS must be a whole number from 1 to 9999; got '$JOBS'"
 }
 
-# split_words TEXT: sets WORDS, split as a shell does, quotes honoured, nothing expanded.
+# split_words ARRAY TEXT: split as a shell does, quotes honoured, nothing expanded.
 split_words() {
     local text
-    WORDS=()
-    [[ $1 =~ [^[:space:]] ]] || return 0
-    text=$(xargs printf '%s\n' <<<"$1" 2>/dev/null) || die "unbalanced quotes: $1"
-    mapfile -t WORDS <<<"$text"
+    [[ $2 =~ [^[:space:]] ]] || return 0
+    text=$(xargs printf '%s\n' <<<"$2" 2>/dev/null) || die "unbalanced quotes: $2"
+    mapfile -t "$1" <<<"$text"
 }
 
 # quote WORD...: one line that a shell reads back as these words.
@@ -103,11 +108,11 @@ print_tasks() {
 # ---- the local pool ----------------------------------------------------------------------------------------------
 
 declare -a pool_pid=() pool_task=() pool_told=() pool_start=() pool_code=() pool_gpus=()
-pool_stop="" pool_interrupts=0 pool_lines=0 pool_live=false
+pool_stop="" pool_said="" pool_interrupts=0 pool_lines=0 pool_live=false
 
 visible_gpus() {
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        tr ', ' '\n\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -vxe '' -e '-1' || true
+        tr -d ' ' <<<"${CUDA_VISIBLE_DEVICES//,/$'\n'}" | grep -vxe '' -e '-1' || true
     elif command -v nvidia-smi >/dev/null; then
         nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+' || true
     fi
@@ -115,18 +120,20 @@ visible_gpus() {
 
 run_pool() {
     local total=${#task_lines[@]} next=0 cores jobs slot shown=-1
+    pool_began=$SECONDS
     pool_logs=$(dirname -- "$TASKS_FILE")/logs
     mkdir -p -- "$pool_logs" || die "OUTDIR: cannot write $(dirname -- "$TASKS_FILE")"
-    print_tasks >"$TASKS_FILE.$$.tmp" && mv -- "$TASKS_FILE.$$.tmp" "$TASKS_FILE" || die "OUTDIR: cannot write $TASKS_FILE"
+    { print_tasks >"$TASKS_FILE.$$.tmp" && mv -- "$TASKS_FILE.$$.tmp" "$TASKS_FILE"; } ||
+        die "OUTDIR: cannot write $TASKS_FILE"
     mapfile -t pool_gpus < <(visible_gpus)
     cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
     jobs=${JOBS:-$((${#pool_gpus[@]} ? ${#pool_gpus[@]} : cores))}
     ((jobs <= total)) || jobs=$total
     pool_threads=$((jobs && cores > jobs ? cores / jobs : 1))
     pool_pid=() pool_task=() pool_told=() pool_start=() pool_code=()
-    pool_stop="" pool_interrupts=0 pool_lines=0 pool_live=false
+    pool_stop="" pool_said="" pool_interrupts=0 pool_lines=0 pool_live=false
     [[ -t 1 && ${TERM:-dumb} != dumb ]] && pool_live=true
-    echo "$total tasks, $jobs at a time, ${pool_threads} threads each, GPUs: ${pool_gpus[*]:-none}; logs in $pool_logs"
+    echo "$total tasks, $jobs at a time, threads each: $pool_threads, GPUs: ${pool_gpus[*]:-none}; logs in $pool_logs"
 
     # Handlers only note the signal; the loop below acts on it, so that no task slips through between two lines.
     trap 'pool_stop=SIGINT; ((++pool_interrupts))' INT
@@ -144,7 +151,7 @@ run_pool() {
             shown=$SECONDS
         fi
         # A signal ends this wait at once, a task within half a second.
-        sleep 0.5 </dev/null >/dev/null 2>&1 &
+        sleep 0.5 >/dev/null 2>&1 &
         wait $! || true
         reap_tasks
     done
@@ -156,15 +163,15 @@ run_pool() {
 # start_task SLOT TASK: in a session of its own, so that Ctrl-C reaches it once, from stop_tasks.
 start_task() {
     local slot=$1 task=$2 log
+    local -a settings=("OMP_NUM_THREADS=$pool_threads")
+    ((${#pool_gpus[@]} == 0)) || settings+=("CUDA_VISIBLE_DEVICES=${pool_gpus[slot % ${#pool_gpus[@]}]}")
+    $pool_live && settings+=("PROGRESS_EVERY=2")
     log=$(log_of "$task")
     pool_task[slot]=$task pool_start[slot]=$SECONDS pool_told[slot]=""
     $pool_live || echo "start    ${task_labels[task]}"
     (
-        export OMP_NUM_THREADS=$pool_threads
-        ((${#pool_gpus[@]} == 0)) || export CUDA_VISIBLE_DEVICES=${pool_gpus[slot % ${#pool_gpus[@]}]}
-        $pool_live && export PROGRESS_EVERY=2
         echo "--- $(date '+%F %T') ${task_lines[task]}"
-        exec setsid bash -c "exec ${task_lines[task]}"
+        exec setsid env "${settings[@]}" bash -c "exec ${task_lines[task]}"
     ) </dev/null >>"$log" 2>&1 &
     pool_pid[slot]=$!
 }
@@ -173,13 +180,14 @@ log_of() { echo "$pool_logs/${task_labels[$1]//[^A-Za-z0-9_.=-]/_}.log"; }
 
 # Ask the running tasks to save and end; at a second Ctrl-C end them.
 stop_tasks() {
-    local slot number=TERM
-    ((pool_interrupts < 2)) || number=KILL
+    local slot number=TERM what="asking the running tasks to save and end (Ctrl-C: end them now)"
+    ((pool_interrupts < 2)) || number=KILL what="ending the running tasks; what they saved stays"
     for slot in "${!pool_pid[@]}"; do
         if [[ ${pool_told[slot]} != "$number" ]]; then
             kill -s "$number" -- "-${pool_pid[slot]}" 2>/dev/null ||
                 kill -s "$number" "${pool_pid[slot]}" 2>/dev/null || true
-            [[ -n ${pool_told[*]// /} ]] || event "$pool_stop: asking the running tasks to save and end (Ctrl-C: end now)"
+            [[ $pool_said == "$number" ]] || event "$pool_stop: $what"
+            pool_said=$number
             pool_told[slot]=$number
         fi
     done
@@ -194,15 +202,15 @@ reap_tasks() {
         task=${pool_task[slot]} label=${task_labels[pool_task[slot]]}
         # A task that is asked to end before it can save ends by the signal.
         [[ -n ${pool_told[slot]} ]] && ((code == 143 || code == 137)) && code=75
+        how="$label ($((SECONDS - pool_start[slot])) s)"
         case $code in
-            0) how="done    " ;;
-            3) how="held    " ;;
-            75) how="stopped " ;;
-            *) how="FAILED  " ;;
+            0) event "done     $how" ;;
+            3) event "held     $how by another process, see $(log_of "$task")" ;;
+            75) event "stopped  $how" ;;
+            *) event "FAILED   $how with exit code $code, see $(log_of "$task")" ;;
         esac
         pool_code[task]=$code
         unset "pool_pid[slot]"
-        event "$how $label ($((SECONDS - pool_start[slot])) s$( ((code == 0 || code == 75)) || echo ", exit code $code, see $(log_of "$task")"))"
         ((code == 75)) && pool_stop=${pool_stop:-"a task was interrupted"}
     done
 }
@@ -221,22 +229,21 @@ erase_pool() {
 }
 
 count_codes() {
-    local code done=0 failed=0
+    local code finished=0 failed=0
     for code in "${pool_code[@]}"; do
-        case $code in 0) ((++done)) ;; 75) ;; *) ((++failed)) ;; esac
+        case $code in 0) ((++finished)) ;; 75) ;; *) ((++failed)) ;; esac
     done
-    echo "$done $failed"
+    echo "$finished $failed"
 }
 
 # show_pool TOTAL: how many are done, and the last line of each running log.
 show_pool() {
-    local rows columns done failed slot label line text
+    local rows columns finished failed slot label line text lines=1 seconds=$((SECONDS - pool_began))
     read -r rows columns < <(stty size <&1 2>/dev/null || echo 24 80)
     ((rows > 3 && columns > 20)) || rows=24 columns=80
-    read -r done failed < <(count_codes)
+    read -r finished failed < <(count_codes)
     printf -v text 'tasks done %d/%d, failed %d, %d:%02d min\n' \
-        "$done" "$1" "$failed" $((SECONDS / 60)) $((SECONDS % 60))
-    local lines=1
+        "$finished" "$1" "$failed" $((seconds / 60)) $((seconds % 60))
     for slot in "${!pool_pid[@]}"; do
         label=${task_labels[pool_task[slot]]}
         line=$(last_line "$(log_of "${pool_task[slot]}")")
@@ -266,9 +273,9 @@ last_line() {
 
 # summarise TOTAL: the end, with the last lines of each log of a failed task.
 summarise() {
-    local done failed task code result=0
-    read -r done failed < <(count_codes)
-    echo "tasks done $done/$1, failed $failed"
+    local finished failed task code result=0
+    read -r finished failed < <(count_codes)
+    echo "tasks done $finished/$1, failed $failed"
     for task in "${!pool_code[@]}"; do
         code=${pool_code[task]}
         case $code in
@@ -276,13 +283,13 @@ summarise() {
             3) echo "held by another process: ${task_labels[task]}, $(log_of "$task")" ;;
             *) echo "failed with exit code $code: ${task_labels[task]}, $(log_of "$task")" ;;
         esac
-        tail -n 5 -- "$(log_of "$task")" | sed 's/^/    /'
+        tail -n 5 -- "$(log_of "$task")" | sed '/^--- /d; s/^/    /'
         case $code in
             2 | 3) ((result == 1 || result == 2)) || result=$code ;;
             *) result=1 ;;
         esac
     done
-    if [[ -n $pool_stop ]] && ((done + failed < $1)); then
+    if [[ -n $pool_stop ]] && ((finished + failed < $1)); then
         echo "interrupted ($pool_stop): run the same command again to go on"
         return 75
     fi

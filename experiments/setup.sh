@@ -12,7 +12,7 @@
 REPOSITORY=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$REPOSITORY/.venv
 STAMP=$VENV/.requirements # written last: its absence means an interrupted installation
-LOCK=$VENV/.setup.lock    # its presence means that .venv was made here, and may be made anew
+OURS=$VENV/.made_by_setup # its presence means that .venv may be made anew; one made by hand is only added to
 
 setup_error() {
     echo "error: $*" >&2
@@ -102,25 +102,25 @@ base_python() {
             return
         fi
     done
-    setup_error "Python 3.11 or newer is needed; found $(version_of python3) as python3. Install one, or set PYTHON"
+    setup_error "Python 3.11 or newer is needed; found $(version_of python3) as python3. Install it, or set PYTHON"
 }
 
 make_venv() {
-    local base lock ours=true
+    local base lock
     base=$(base_python) || exit 2
     "$base" -c 'import ensurepip, venv' 2>/dev/null ||
         setup_error "$base cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv"
-    [[ -d $VENV && ! -e $LOCK ]] && ours=false
-    mkdir -p "$VENV"
     # Two scripts started together must not install into one folder.
-    exec {lock}>>"$LOCK"
+    mkdir -p "$VENV"
+    exec {lock}>>"$VENV/.setup.lock"
     if command -v flock >/dev/null && ! flock -n "$lock"; then
         echo "another process is making $VENV, waiting for it" >&2
         flock "$lock"
     fi
     if ! venv_is_ready; then
-        if $ours && [[ ! -e $STAMP ]] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
-            find "$VENV" -mindepth 1 -maxdepth 1 ! -path "$LOCK" -exec rm -rf -- {} +
+        if [[ -e $OURS && ! -e $STAMP ]] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
+            find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup.lock -exec rm -rf -- {} +
+            touch "$OURS"
             echo "making $VENV ($("$base" --version))" >&2
             "$base" -m venv "$VENV" || setup_error "$base -m venv $VENV failed"
         fi

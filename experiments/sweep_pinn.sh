@@ -58,17 +58,20 @@ declare -A REPEATS=([smoke]="0" [laptop]="0" [paper]="0 1 2 3 4")
 
 check_launch
 check_choice SCALE "smoke laptop paper" "$SCALE"
-[[ $PDE == all ]] && PDE=$SYSTEMS
 read -ra systems <<<"$PDE"
-check_choice PDE "$SYSTEMS all" "${systems[@]}"
 read -ra strategies <<<"$OPT"
+check_choice PDE "$SYSTEMS all" "${systems[@]}"
 check_choice OPT "$STRATEGIES all" "${strategies[@]}"
+[[ $PDE == all ]] && read -ra systems <<<"$SYSTEMS"
+[[ " ${systems[*]} " != *" all "* ]] || die "PDE: all stands alone; got '$PDE'"
+[[ ${#strategies[@]} == 1 || " ${strategies[*]} " != *" all "* ]] || die "OPT: all stands alone; got '$OPT'"
 [[ -z ${VALUES:-} || ${#systems[@]} == 1 ]] || die "VALUES needs a single PDE; got '$PDE'"
 N_RES=${N_RES:-${POINTS[$SCALE]}} SEEDS=${SEEDS:-${REPEATS[$SCALE]}}
 check_numbers VALUES any "${VALUES:-1}"
 check_numbers N_RES whole "$N_RES"
 check_numbers SEEDS whole "$SEEDS"
-split_words "${EXTRA:-}" && extra=("${WORDS[@]}")
+declare -a extra=()
+split_words extra "${EXTRA:-}"
 OUTDIR=$(absolute "${OUTDIR:-$REPOSITORY/results/pinn_$SCALE}")
 
 if [[ $LAUNCH == print ]]; then
@@ -80,13 +83,12 @@ fi
 new_tasks "$OUTDIR/tasks.sh"
 read -ra seeds <<<"$SEEDS"
 # Rows with many points take longest: begin with them, so that the tasks end together.
-mapfile -t rows < <(tr -s ' \t' '\n' <<<"$N_RES" | grep . | sort -rn)
+mapfile -t rows < <(tr -s ' \t' '\n' <<<"$N_RES" | grep . | sort -rnu)
 for system in "${systems[@]}"; do
-    chosen=$OPT
-    [[ $OPT == all ]] && chosen=${MAPS[$system]}
+    [[ $OPT == all ]] && read -ra strategies <<<"${MAPS[$system]}"
     read -ra values <<<"${VALUES:-${GRID[$SCALE $system]}}"
     list=$(printf ', %s' "${values[@]}")
-    for strategy in $chosen; do
+    for strategy in "${strategies[@]}"; do
         for n in "${rows[@]}"; do
             add_task "$system/$strategy n_$n" "$PYTHON" "$REPOSITORY/PINN/run_experiment.py" --pde "$system" \
                 --pde_params "{\"${PHYSICAL[$system]}\": [${list:2}]}" --opt "$strategy" --num_res "$n" \

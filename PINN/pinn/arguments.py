@@ -13,6 +13,7 @@ import torch
 from pinn.files import UsageError
 from pinn.objective import LOSSES
 from pinn.pdes import SYSTEMS, System
+from pinn.session import Wandb
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import set_option
 from pinn.train import Settings
@@ -116,6 +117,7 @@ def parse(argv: Sequence[str]) -> tuple[list[Settings], list[float], list[int]]:
     seeds = unique(args.initial_seed, "--initial_seed")
     check_numbers(args)
     strategy, options = strategy_options(args, system)
+    STRATEGIES[strategy].plan(options, system.name, physical, seeds[:1] * len(physical))  # raises where they do not fit
     set_idx = args.set_idx
     if set_idx != "seed":
         if not set_idx.isdecimal() or int(set_idx) >= 2**32:
@@ -130,14 +132,18 @@ def parse(argv: Sequence[str]) -> tuple[list[Settings], list[float], list[int]]:
         log_every=args.log_every or LOG_EVERY[args.budget], checkpoint_seconds=args.checkpoint_every,
         save_model=args.save_model, save_points=args.new_data, force=args.force, wandb=args.wandb,
         wandb_project=args.wandb_project) for n in unique(args.num_res, "--num_res")]
+    Wandb(args.wandb)  # missing? better now than after the run folders are made
     torch.set_float32_matmul_precision("highest")  # TF32 would cost the L-BFGS runs their last digits
     return settings, physical, seeds
 
 
 def read_json(text: Sequence[str], flag: str) -> dict[str, Any]:
     """A JSON object from one or several words of the command line."""
-    try:
-        found = json.loads(" ".join(text))
+    def refuse(constant: str) -> NoReturn:
+        raise UsageError(f"{flag}: {constant} is not a number in JSON: {' '.join(text)}")
+    try:  # an integer of hundreds of digits becomes inf, which is refused where its name is known
+        found = json.loads(" ".join(text), parse_constant=refuse,
+                           parse_int=lambda digits: int(digits) if len(digits) < 16 else float(digits))
     except json.JSONDecodeError as error:
         raise UsageError(f"{flag} is not valid JSON ({error.msg} at character {error.pos}): {' '.join(text)}") from None
     if not isinstance(found, dict):
@@ -190,7 +196,7 @@ def check_numbers(args: argparse.Namespace) -> None:
     for n in args.num_res:
         if not 1 <= n <= most:
             raise UsageError(f"--num_res must be from 1 to {most} (the interior grid points), got {n}")
-    for flag, least in {"num_layers": 2, "num_neurons": 1, "log_every": 1, "iterations": 1, "epochs": 0,
+    for flag, least in {"num_layers": 2, "num_neurons": 1, "log_every": 1, "iterations": 0, "epochs": 0,
                         "checkpoint_every": 0, "alm_iter": 1, "alm_mu": 0, "alm_L": 0, "alm_weight_decay": 0,
                         "L": 0}.items():
         value = getattr(args, flag)
@@ -203,6 +209,8 @@ def check_numbers(args: argparse.Namespace) -> None:
     for seed in args.initial_seed:
         if not 0 <= seed < 2**32:
             raise UsageError(f"--initial_seed must be from 0 to 2^32 - 1, got {seed}")
+    if not args.save_path:
+        raise UsageError("--save_path must name a folder, got an empty text")
     if args.hessian_every:
         raise UsageError("--hessian_every: curvature along training is not available yet; leave it at 0")
 
@@ -239,7 +247,7 @@ def strategy_options(args: argparse.Namespace, system: System) -> tuple[str, Any
         alm_options(args, options, system)
     elif name == "cl" and args.cl_increment is not None:
         options.increment = args.cl_increment
-    check_options(name, options)
+    check_options(options)
     return name, options
 
 
@@ -285,15 +293,23 @@ def hard_components(text: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def check_options(name: str, options: Any) -> None:
+def check_options(options: Any) -> None:
     """Ranges of the options that JSON can set."""
-    for key, least in {"iterations": 1, "steps": 1, "samples": 1, "window": 1, "outer": 1, "adam_iterations": 0,
+    for key, least in {"iterations": 0, "steps": 0, "samples": 1, "window": 1, "outer": 1, "adam_iterations": 0,
                        "lbfgs_iterations": 0, "pretrain": 0, "region": 0, "mu": 0, "increment": 0}.items():
         value = getattr(options, key, None)
-        if value is not None and value < least and not (name in ("nncg", "adam_lbfgs") and value == 0):
+        if value is not None and value < least:
             raise UsageError(f"--opt_params: {key} must be at least {least}, got {value:g}")
     for group in ("adam", "lbfgs", "nncg"):
         nested = getattr(options, group, None)
+        for key in ("eps", "tolerance_grad", "tolerance_change", "cg_tol"):
+            value = getattr(nested, key, 0)
+            if value < 0:
+                raise UsageError(f"--opt_params: {key} of {group} must be at least 0, got {value:g}")
+        for key, least, most in (("beta1", 0, 0.999999), ("beta2", 0, 0.999999), ("mu", 1e-12, 100)):
+            value = getattr(nested, key, most)
+            if not least <= value <= most:
+                raise UsageError(f"--opt_params: {key} of {group} must be from {least:g} to {most:g}, got {value:g}")
         for key in ("lr", "max_iter", "history_size", "rank", "update_freq", "cg_max_iter", "chunk_size"):
             value = getattr(nested, key, None)
             if value is not None and value <= 0:
@@ -302,6 +318,13 @@ def check_options(name: str, options: Any) -> None:
         value = getattr(options, key, None)
         if isinstance(value, str) and value not in allowed:
             raise UsageError(f"--opt_params: {key} must be {' or '.join(allowed)}, got {value!r}")
+    for key in ("factor", "increment_scale"):
+        if getattr(options, key, 1) <= 0:
+            raise UsageError(f"--opt_params: {key} must be positive, got {getattr(options, key):g}")
+    switches = getattr(options, "switch_epochs", None)
+    switches = [] if switches is None else switches if isinstance(switches, list) else [switches]
+    if switches != [s for s in switches if isinstance(s, int) and s >= 0] or getattr(options, "switch_epochs", 0) == []:
+        raise UsageError(f"--opt_params: switch_epochs must be a number of epochs or a list of such, got {switches}")
 
 
 def device(text: str) -> torch.device:

@@ -179,11 +179,12 @@ class Objective:
         return losses
 
     @torch.no_grad()
-    def vectors(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
-        """All residual vectors c_i of all runs, (R, n_i), at the collocation points of the data set."""
+    def vectors(self, params: Sequence[Tensor], runs: Tensor | None = None) -> dict[str, Tensor]:
+        """All residual vectors c_i of all runs (or these), (R, n_i), at the collocation points of the data set."""
+        runs = torch.arange(len(params[0])) if runs is None else runs
         pieces: dict[str, list[list[Tensor]]] = {}
         kept, self.residual_points = self.residual_points, self.interior
-        for block in self.blocks(torch.arange(len(params[0]))):
+        for block in self.blocks(runs):
             for name, c in self.residuals([p[block.runs] for p in params], block).items():
                 rows = pieces.setdefault(name, [])
                 if block.first:
@@ -192,12 +193,16 @@ class Objective:
         self.residual_points = kept
         return {name: torch.cat([torch.cat(row, 1) for row in rows]) for name, rows in pieces.items()}
 
-    def terms(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The reported losses (R,): pde, bc, ic and their sum `loss`, with weights 1 whatever is minimised."""
+    def terms(self, params: Sequence[Tensor], runs: Tensor | None = None) -> dict[str, Tensor]:
+        """The reported losses (R,): pde, bc, ic and their sum `loss`, with weights 1 whatever is minimised.
+
+        `runs`: those wanted, default all; the others' are zero.
+        """
         terms = {term: torch.zeros(len(params[0]), **self.like) for term in ("pde", "bc", "ic")}
-        vectors = self.vectors(params)
+        runs = torch.arange(len(params[0])) if runs is None else runs
+        vectors = self.vectors(params, runs)
         for component in self.components:
-            terms[component.term] += self.penalty(component.name)(vectors[component.name]).mean(1)
+            terms[component.term][runs] += self.penalty(component.name)(vectors[component.name]).mean(1)
         return {"loss": sum(terms.values()), **terms}
 
     @torch.no_grad()

@@ -99,7 +99,7 @@ class Run(Claimable):
         text = read_text(self.path / "config.json")
         if text is None:
             return
-        before, now = json.loads(text), json.loads(json.dumps(strict(self.config)))
+        before, now = (_flat(json.loads(text)) for text in (text, json.dumps(strict(self.config))))
         changes = []
         for name in [name for name in before | now if name not in self.volatile]:
             old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
@@ -127,7 +127,10 @@ class Run(Claimable):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         if not (self.path / "config.json").exists():
-            write_json(self.path / "config.json", self.config)
+            try:
+                write_json(self.path / "config.json", self.config)
+            except OSError as error:
+                raise UsageError(f"--save_path {self.save_path}: cannot write: {error}") from error
 
     def claim(self) -> bool:
         """Take the run for this process; False (see `holder`) when a living process has it.
@@ -238,6 +241,14 @@ class Run(Claimable):
         self._open_history()
         return data["state"]
 
+    def restart(self) -> None:
+        """Forget checkpoints and history: the run begins anew."""
+        if self._history is not None:
+            self._history.close()
+        self._history, self._pending, self._columns, self._rows = None, b"", [], 0
+        for path in (self._checkpoint, self._previous):
+            path.unlink(missing_ok=True)
+
     def commit(self) -> None:
         """Drop the previous checkpoint: call it once all runs of the group have saved."""
         if self._checkpoint.exists():
@@ -285,6 +296,15 @@ class Run(Claimable):
             path.unlink(missing_ok=True)
         self.release()
 
+    def tidy(self) -> None:
+        """Remove what a process that was killed just after it had recorded the result left in the folder."""
+        left = [path for pattern in ("checkpoint*.pt", "*.tmp", "failed.json") for path in self.path.glob(pattern)]
+        with suppress(OSError, UsageError):
+            if (left or (self.path / "claim").exists()) and self.claim():
+                for path in left:
+                    path.unlink(missing_ok=True)
+                self.release()
+
     def fail(self, error: BaseException) -> None:
         """Note a run that raised in failed.json, keep its checkpoints and release the claim."""
         note = {"error": f"{type(error).__name__}: {error}", "config": self.config}
@@ -294,6 +314,14 @@ class Run(Claimable):
         except OSError as reason:
             warn_once(f"cannot write {self.path}/failed.json: {reason}")
         self.release()
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the entries of nested dictionaries: {"opt_params": {"lr": 1}} is {"opt_params.lr": 1}."""
+    flat = {}
+    for name, value in config.items():
+        flat |= {f"{name}.{k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _compact(obj: Any) -> Any:

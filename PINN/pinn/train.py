@@ -95,9 +95,12 @@ def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -
     Raises:
         UsageError: for a run folder that cannot be written or holds another configuration.
     """
-    runs = [settings.run(value, seed) for value in physical for seed in seeds]
+    runs = check(settings, physical, seeds)
     for run in runs:
-        run.prepare(settings.force)
+        if settings.force or not run.is_done():
+            run.prepare(settings.force)
+        else:
+            run.tidy()
     done = [run for run in runs if run.is_done()]
     if done:
         what = f"{done[0].path}" if len(done) == 1 else f"{len(done)} runs of {settings.label}"
@@ -109,9 +112,11 @@ def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -
             print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
     code = BUSY if any(run not in ours and not run.is_done() for run in waiting) else 0
     with Signals() as signals:
-        for position, group in common_position(ours):
+        for position, group in groups(settings, ours):
             try:
-                interrupted = Group(settings, group, position).train(signals)
+                trained = Group(settings, group, position)
+                interrupted = trained.train(signals)
+                code = 1 if trained.failed else code
             except Exception as error:  # these runs failed; those of other groups go on
                 if isinstance(error, UsageError):
                     raise
@@ -123,9 +128,52 @@ def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -
                 code = 1
                 continue
             if interrupted:
-                print(f"stopped by {signals.requested} and saved; the same command goes on from here", file=sys.stderr)
-                return REQUEUE
+                break
+        if signals.requested:  # even when it came with the last step: more rows of the map may be waiting
+            print(f"stopped by {signals.requested} and saved; the same command{' without --force' * settings.force} "
+                  f"goes on from here", file=sys.stderr)
+            return REQUEUE
     return code
+
+
+def check(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -> list[Run]:
+    """The runs, after a look that none of their folders holds another configuration; nothing is written.
+
+    Raises:
+        UsageError: naming the arguments that differ.
+    """
+    runs = [settings.run(value, seed) for value in physical for seed in seeds]
+    if not settings.force:
+        for run in runs:
+            run.check_config()
+    return runs
+
+
+def groups(settings: Settings, runs: Sequence[Run]) -> list[tuple[tuple[int, ...] | None, list[Run]]]:
+    """Runs that go on together, with their positions; None: from the beginning.
+
+    A checkpoint without weights is one of the very beginning, or of a run that follows another one's row (in a
+    curriculum) and is started without that other run: it begins anew.
+    """
+    found, fresh = [], []
+    for position, group in common_position(runs):
+        lost = []
+        for row in plan(settings, group) if position else []:
+            if not group[row.owner].load(position):
+                lost += [group[k] for k, _ in row.runs]
+        for run in lost:
+            run.restart()
+        kept = [run for run in group if run not in lost]
+        fresh += lost if position else kept
+        if position and kept:
+            found.append((position, kept))
+    return [*found, (None, [run for run in runs if run in fresh])] if fresh else found
+
+
+def plan(settings: Settings, runs: Sequence[Run]) -> list[Row]:
+    """The rows that train these runs."""
+    return STRATEGIES[settings.strategy].plan(settings.options, settings.system.name,
+                                              [run.key.physical_value for run in runs], [run.key.seed for run in runs])
 
 
 @dataclass
@@ -139,6 +187,7 @@ class Counters:
     stopped: bool = False  # this stage is over for the row
     diverged: bool = False
     reason: str = "budget"
+    logged: int = -1  # the iteration of the last row in history.csv
     marks: dict[str, float] = field(default_factory=dict)  # loss and error at the ends of stages
 
     @property
@@ -152,9 +201,9 @@ class Group:
 
     def __init__(self, settings: Settings, runs: Sequence[Run], position: tuple[int, ...] | None) -> None:
         self.settings, self.runs = settings, list(runs)
+        self.failed: set[int] = set()  # runs whose result could not be written
         strategy = STRATEGIES[settings.strategy]
-        self.rows: list[Row] = strategy.plan(settings.options, settings.system.name,
-                                             [run.key.physical_value for run in runs], [run.key.seed for run in runs])
+        self.rows = plan(settings, runs)
         seeds = [row.seed for row in self.rows]
         self.net = MLP(seeds, settings.hidden, settings.dtype, settings.device)
         self.params = list(self.net.parameters())
@@ -190,6 +239,8 @@ class Group:
                     self.optimizer = stage.build(self.params)
                 self.strategy.enter(self.stage)
                 if not resumed and self.stage == 0:
+                    for run in self.runs:  # killed within the first real checkpoint, all begin anew together
+                        run.save((0, 0), {})
                     self.log(range(len(self.rows)))
                 resumed = False
                 while self.active(stage).any():
@@ -279,6 +330,7 @@ class Group:
                 counter.stopped, counter.reason = True, reason
         elif isinstance(optimizer, NNCG) and optimizer.stop_reason(r):
             counter.stopped, counter.reason = True, optimizer.stop_reason(r)
+            counter.diverged = counter.reason == "non_finite"  # the gradient
 
     def end_stage(self, stage: Stage) -> None:
         """Record the runs that are complete, and go to the next stage."""
@@ -291,6 +343,7 @@ class Group:
                 counter.marks |= {f"{stage.name}_train_loss": terms["loss"][r], f"{stage.name}_test_error": errors[r]}
         ending = [(r, k) for r in rows for k, end in self.rows[r].runs if end == self.stage]
         if ending:
+            self.save()  # killed while they are recorded, the others go on from here, with the same company
             self.finish(ending, terms)
         for counter in self.counters:
             counter.iterations, counter.in_stage = counter.total, 0
@@ -301,52 +354,62 @@ class Group:
     # Records ----------------------------------------------------------------------------------------------------
 
     def log(self, rows: Sequence[int]) -> tuple[dict[str, list[float]], list[float]]:
-        """Append a line to the histories of these rows; returns the loss terms and test errors of all rows."""
-        terms = {name: value.tolist() for name, value in self.objective.terms(self.params).items()}
+        """Append a line to the histories of these rows; returns the loss terms and test errors, by row."""
+        wanted = torch.tensor(list(rows))  # only these: rounding depends on the company
+        terms = {name: value.tolist() for name, value in self.objective.terms(self.params, wanted).items()}
         errors = self.objective.errors(self.params)[1].tolist()
-        norms = self.gradient_norms()
+        norms = terms["grad_norm"] = self.gradient_norms(wanted)
         extra = self.strategy.columns()
         if isinstance(self.optimizer, NNCG):
             info = self.optimizer.info
             extra |= {name: info[name].tolist() for name in ("step_size", "cg_iterations", "cg_residual", "mu")}
         for r in rows:
             counter = self.counters[r]
+            if counter.logged == counter.total:  # the end of a stage often is a time to log as well
+                continue
+            counter.logged = counter.total
             line = {"iteration": counter.total, "stage": self.stages[self.stage].name, "train_loss": terms["loss"][r],
                     "loss_pde": terms["pde"][r], "loss_bc": terms["bc"][r], "loss_ic": terms["ic"][r],
                     "test_error": errors[r], "grad_norm": norms[r], "evaluations": counter.evaluations,
                     "seconds": round(counter.seconds, 3)} | {name: column[r] for name, column in extra.items()}
             for k, end in self.rows[r].runs:
-                if end >= self.stage and not self.runs[k].is_done():
+                if end >= self.stage and k not in self.failed and not self.runs[k].is_done():
                     self.runs[k].log(line)
                     self.wandb.log(self.runs[k], line)
         return terms, errors
 
-    def gradient_norms(self) -> list[float]:
-        """|gradient| of each row at the last evaluation of what is minimised; NaN before the first."""
-        if self.params[0].grad is None:
-            return [math.nan] * len(self.rows)
+    def gradient_norms(self, rows: Tensor) -> list[float]:
+        """|gradient| of what is minimised, of these rows, at their collocation points and weights as they are now."""
+        kept, self.objective.residual_points = self.objective.residual_points, self.objective.interior
+        self.objective.backward(self.params, rows)
+        self.objective.residual_points = kept
         return torch.cat([p.grad.flatten(1) for p in self.params], 1).norm(dim=1).tolist()
 
     def finish(self, ending: Sequence[tuple[int, int]], terms: dict[str, list[float]]) -> None:
         """Write the final records of (row, run) pairs."""
         l1, l2 = self.objective.errors(self.params)
         train_l1, train_l2 = self.objective.errors(self.params, "train")
-        norms = self.gradient_norms()
         for r, k in ending:
             run, counter = self.runs[k], self.counters[r]
             if run.is_done():
                 continue
             metrics = {"loss_pde": terms["pde"][r], "loss_bc": terms["bc"][r], "loss_ic": terms["ic"][r],
                        "test_l1re": l1[r], "test_l2re": l2[r], "train_l1re": train_l1[r], "train_l2re": train_l2[r],
-                       "grad_norm": norms[r], "runs_side_by_side": len(self.rows), **counter.marks}
+                       "grad_norm": terms["grad_norm"][r], "runs_side_by_side": len(self.rows), **counter.marks}
             model = {"params": [p[r].detach().cpu().clone() for p in self.params], "config": run.config}
-            run.finish(status="diverged" if counter.diverged else "finished", stop_reason=counter.reason,
-                       train_loss=terms["loss"][r], test_error=float(l2[r]), metrics=metrics,
-                       iterations=counter.total, evaluations=counter.evaluations, seconds=round(counter.seconds, 3),
-                       environment=self.environment, model=model if self.settings.save_model else None)
-            if self.settings.save_points:
-                points = self.objective.interior[r % len(self.objective.interior)].cpu().numpy()
-                np.savez(run.path / "points.npz", residual=points, test=self.objective.grid.coarse().all_points())
+            try:
+                if self.settings.save_points:
+                    points = self.objective.interior[r % len(self.objective.interior)].cpu().numpy()
+                    np.savez(run.path / "points.npz", residual=points, test=self.objective.grid.coarse().all_points())
+                run.finish(status="diverged" if counter.diverged else "finished", stop_reason=counter.reason,
+                           train_loss=terms["loss"][r], test_error=float(l2[r]), metrics=metrics,
+                           iterations=counter.total, evaluations=counter.evaluations, seconds=round(counter.seconds, 3),
+                           environment=self.environment, model=model if self.settings.save_model else None)
+            except OSError as error:  # its folder is gone, or the disk is full: the other runs go on
+                self.failed.add(k)
+                run.fail(error)
+                print(f"failed: {run.path}: {error}", file=sys.stderr)
+                continue
             self.wandb.finish(run, {"train_loss": terms["loss"][r], "test_error": float(l2[r])})
 
     def show(self, losses: Tensor) -> None:
@@ -362,10 +425,6 @@ class Group:
 
     # Checkpoints ------------------------------------------------------------------------------------------------
 
-    def owner(self, row: Row) -> int:
-        """The run of a row whose folder holds the row's checkpoint: the one that ends last."""
-        return max(row.runs, key=lambda pair: (pair[1], -pair[0]))[0]
-
     def save(self) -> None:
         """Write a checkpoint of every row; runs that only follow a row note the position."""
         position, complete = (self.stage, self.steps), True
@@ -374,8 +433,8 @@ class Group:
                      "optimizer": optimizer_row(self.optimizer, r, len(self.rows)),
                      "strategy": {name: value[r] for name, value in self.strategy.state.items()}}
             for k, _ in row.runs:
-                if not self.runs[k].is_done():
-                    complete &= self.runs[k].save(position, state if k == self.owner(row) else {})
+                if k not in self.failed and not self.runs[k].is_done():
+                    complete &= self.runs[k].save(position, state if k == row.owner else {})
         if complete:
             for run in self.runs:
                 run.commit()
@@ -385,7 +444,7 @@ class Group:
         """Go on from the checkpoints at `position`."""
         self.stage, self.steps = position
         loaded = {k: self.runs[k].load(position) for row in self.rows for k, _ in row.runs}
-        states = [loaded[self.owner(row)] for row in self.rows]
+        states = [loaded[row.owner] for row in self.rows]
         with torch.no_grad():
             for i, p in enumerate(self.params):
                 p.copy_(torch.stack([state["params"][i] for state in states]))

@@ -7,7 +7,8 @@ import torch
 from pinn.data import Grid
 from pinn.model import MLP
 from pinn.objective import Objective
-from pinn.optimizers.lbfgs import LBFGS, Point, _rows, cubic_minimum, strong_wolfe
+from pinn.optimizers.lbfgs import LBFGS, _rows
+from pinn.optimizers.line_search import Point, cubic_minimum, strong_wolfe
 from pinn.pdes import SYSTEMS
 
 

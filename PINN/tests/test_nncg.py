@@ -11,7 +11,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pinn.optimizers import nncg
+from pinn.optimizers import nncg, nystrom
 from pinn.optimizers.nncg import NNCG
 
 DOUBLE = torch.float64
@@ -45,7 +45,7 @@ def symmetric(eigenvalues: Tensor, seed: int = 0) -> Tensor:
 def sketch(h: Tensor, rank: int, method: str = "shifted", seed: int = 1):
     """Sketch of explicit matrices."""
     omega = normal(h.shape[0], h.shape[1], rank, seed=seed)
-    return nncg.sketch_hessian(lambda v: h @ v, omega, torch.finfo(DOUBLE).eps, method)
+    return nystrom.sketch_hessian(lambda v: h @ v, omega, torch.finfo(DOUBLE).eps, method)
 
 
 def apply(h: Tensor) -> Callable[[Tensor], Tensor]:
@@ -84,7 +84,7 @@ def test_shift_is_consistent(shift):
     nu = torch.tensor([shift], dtype=DOUBLE)
     for rank in (12, 5):
         omega = torch.linalg.qr(normal(1, 12, rank)).Q
-        u, values, safe = nncg.shifted_nystrom(omega, h @ omega, nu)
+        u, values, safe = nystrom.shifted_nystrom(omega, h @ omega, nu)
         assert safe.all()
         shifted = h + shift * torch.eye(12, dtype=DOUBLE)
         y = shifted @ omega
@@ -120,9 +120,9 @@ def test_certificate_refuses_a_positive_core_with_a_spurious_eigenvalue():
     """omega^T H omega barely positive, H omega large: Nystrom alone would say 1e6."""
     h = torch.tensor([[[1e-4, 10.0], [10.0, 0.0]]], dtype=DOUBLE)  # eigenvalues about +-10
     omega = torch.tensor([[[1.0], [0.0]]], dtype=DOUBLE)
-    _, wrong, safe = nncg.shifted_nystrom(omega, h @ omega, torch.zeros(1, dtype=DOUBLE))
+    _, wrong, safe = nystrom.shifted_nystrom(omega, h @ omega, torch.zeros(1, dtype=DOUBLE))
     assert safe.all() and wrong.max() > 9e5
-    _, values, kind, _ = nncg.sketch_hessian(lambda v: h @ v, omega, 2e-16)
+    _, values, kind, _ = nystrom.sketch_hessian(lambda v: h @ v, omega, 2e-16)
     assert nncg.SKETCH[kind] == "rayleigh_ritz" and values.max() <= 10.01
 
 
@@ -134,7 +134,7 @@ def test_sketch_without_a_finite_product_is_the_identity_preconditioner():
     assert [nncg.SKETCH[k] for k in kind[:2]] == ["none", "shifted"]
     assert values[0].eq(0).all() and values[2].eq(0).all() and values[1, 0] > 5
     v = normal(3, 6)
-    out = nncg.precondition(v, u, values, torch.full((3,), 0.1, dtype=DOUBLE))
+    out = nystrom.precondition(v, u, values, torch.full((3,), 0.1, dtype=DOUBLE))
     torch.testing.assert_close(out[[0, 2]], v[[0, 2]])
 
 
@@ -149,7 +149,7 @@ def test_preconditioner_equals_its_dense_formula():
     scale = (values[:, -1:] + mu[:, None]) / (values + mu[:, None])
     dense = u @ torch.diag_embed(scale) @ u.mT + torch.eye(30, dtype=DOUBLE) - u @ u.mT
     v = normal(2, 30)
-    torch.testing.assert_close(nncg.precondition(v, u, values, mu), apply(dense)(v))
+    torch.testing.assert_close(nystrom.precondition(v, u, values, mu), apply(dense)(v))
 
 
 def test_pcg_solves_and_the_preconditioner_saves_iterations():
@@ -163,7 +163,7 @@ def test_pcg_solves_and_the_preconditioner_saves_iterations():
     exact = torch.linalg.solve(a, g[:, :, None])[:, :, 0]
     zero = torch.zeros_like(g)
     plain = nncg.pcg(apply(a), lambda v: v, g, zero, 1e-10, 1000)
-    found = nncg.pcg(apply(a), lambda v: nncg.precondition(v, u, values, mu), g, zero, 1e-10, 1000)
+    found = nncg.pcg(apply(a), lambda v: nystrom.precondition(v, u, values, mu), g, zero, 1e-10, 1000)
     for solution in (plain, found):
         torch.testing.assert_close(solution.x, exact, rtol=1e-6, atol=1e-8)
         assert [nncg.CG_EXIT[k] for k in solution.exit] == ["tolerance"] * 2
@@ -206,7 +206,7 @@ def test_negative_curvature_exit_gives_descent():
     exits = [nncg.CG_EXIT[k] for k in found.exit]
     assert exits == ["negative_curvature", "negative_curvature", "breakdown"]
     assert found.iterations[0] > 0 and found.iterations[1:].eq(0).all() and found.x.isfinite().all()
-    newton = nncg.precondition(g, u, values, mu)
+    newton = nystrom.precondition(g, u, values, mu)
     d, slope, kind = nncg.descent(g, found, newton)
     assert [nncg.DIRECTION[k] for k in kind] == ["cg", "sketch", "sketch"]
     assert torch.equal(d[0], found.x[0]) and torch.equal(d[1:], newton[1:])

@@ -23,22 +23,14 @@ history, line search and stopping; with R = 1 the iterates are those of `torch.o
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .line_search import Point, strong_wolfe
+
 #: Why a run's last step ended. The first two say nothing about the run; the others end its call early.
 REASONS = ("max_iter", "max_eval", "tolerance_grad", "tolerance_change", "no_descent", "line_search", "non_finite")
-
-
-class Point(NamedTuple):
-    """A trial on the search line: step, loss, slope g . d and the gradient (p,) there."""
-
-    t: float
-    loss: float
-    slope: float
-    grad: Tensor
 
 
 class LBFGS(torch.optim.Optimizer):
@@ -129,79 +121,88 @@ class LBFGS(torch.optim.Optimizer):
 
     def _walk(self, group: list[int], closure: Callable[[], Tensor]) -> Tensor:
         """One step of the runs in `group`; returns their losses (len(group),) in float64."""
-        options = self.param_groups[0]
+        tolerance = self.param_groups[0]["tolerance_change"]
         x = self._gather(group)
         losses, grads = self._evaluate(closure, group)
+        largest = grads.abs().amax(1).tolist()
         runs = [_Run(r, x[k], losses[k].item(), grads[k]) for k, r in enumerate(group)]
-        fresh, waiting = [run for run in runs if self._begin(run)], []
+        fresh = [run for run, size in zip(runs, largest, strict=True) if self._begin(run, size)]
+        waiting: list[_Run] = []
         while fresh or waiting:
             if fresh:  # a new direction, and the first trial step along it
                 slopes, steps, scales = self._directions(fresh)
                 for run, slope, step, scale in zip(fresh, slopes, steps, scales, strict=True):
                     run.iterations += 1
-                    if slope > -options["tolerance_change"] or slope != slope:
+                    if not slope <= -tolerance:
                         self._stop(run, "no_descent")
                         continue
-                    start = Point(0.0, run.loss, slope, run.grad)
-                    run.search = strong_wolfe(start, step, scale, options["tolerance_change"])
+                    run.scale = scale
+                    run.search = strong_wolfe(Point(0.0, run.loss, slope, run.grad), step, scale, tolerance)
                     run.t = next(run.search)
                     waiting.append(run)
-                fresh = []
-            if waiting:  # one evaluation for all, whatever trial each of them is at
-                d, trial_losses, trial_grads, slopes = self._try(waiting, closure)
-                searching = []
-                for k, run in enumerate(waiting):
-                    run.evaluations += 1
-                    try:
-                        run.t = run.search.send(Point(run.t, trial_losses[k], slopes[k], trial_grads[k]))
-                        searching.append(run)
-                    except StopIteration as accepted:
-                        if self._accept(run, accepted.value, d[k]):
-                            fresh.append(run)
-                waiting = searching
+            searching, accepted = [], []
+            for run, point in zip(waiting, self._try(waiting, closure), strict=True):
+                run.evaluations += 1  # one evaluation for all, whatever trial each of them is at
+                try:
+                    run.t = run.search.send(point)
+                    searching.append(run)
+                except StopIteration as end:
+                    accepted.append((run, end.value))
+            fresh, waiting = self._accept(accepted), searching
         self._scatter(group, x)
         self.run_state["evaluations"][group] += torch.tensor([run.evaluations for run in runs])
         return torch.tensor([run.loss for run in runs], dtype=torch.float64)
 
-    def _begin(self, run: "_Run") -> bool:
-        """Can this run start to iterate at all?"""
+    def _begin(self, run: "_Run", largest: float) -> bool:
+        """Can this run start to iterate at all? `largest` is max |g|."""
         self.run_state["moved"][run.index] = False
-        largest = run.grad.abs().max().item()
         if not (math.isfinite(run.loss) and math.isfinite(largest)):
             return self._stop(run, "non_finite")
-        if largest <= self.param_groups[0]["tolerance_grad"]:
-            return self._stop(run, "tolerance_grad")
-        return True
+        return largest > self.param_groups[0]["tolerance_grad"] or self._stop(run, "tolerance_grad")
 
-    def _try(self, waiting: list["_Run"], closure: Callable[[], Tensor]):
-        """Losses, gradients and slopes of all waiting runs at their trial steps."""
+    def _try(self, waiting: list["_Run"], closure: Callable[[], Tensor]) -> list[Point]:
+        """The trial points of all waiting runs, by one call of the closure."""
+        if not waiting:
+            return []
         index = [run.index for run in waiting]
         d = self.run_state["direction"][_rows(index)]
         t = torch.tensor([run.t for run in waiting], dtype=d.dtype).to(d.device)
         self._scatter(index, torch.addcmul(torch.stack([run.x for run in waiting]), t[:, None], d))
         losses, grads = self._evaluate(closure, index)
-        return d, losses.tolist(), grads, (grads * d).sum(1).tolist()
+        slopes = (grads * d).sum(1).tolist()
+        return [Point(run.t, loss, slope, grad)
+                for run, loss, slope, grad in zip(waiting, losses.tolist(), slopes, grads, strict=True)]
 
-    def _accept(self, run: "_Run", point: "Point", d: Tensor) -> bool:
-        """Take the accepted step; False when the run's call ends here."""
+    def _accept(self, accepted: list[tuple["_Run", Point]]) -> list["_Run"]:
+        """Take the accepted steps; returns the runs whose call goes on."""
+        if not accepted:
+            return []
         options, state = self.param_groups[0], self.run_state
-        before = run.x.clone()
-        run.x.add_(d, alpha=point.t)
-        loss_change = abs(point.loss - run.loss)
-        state["t"][run.index], run.loss, run.grad = point.t, point.loss, point.grad
-        if torch.equal(before, run.x):
-            return self._stop(run, "line_search")
-        state["moved"][run.index] = True
-        if point.grad.abs().max().item() <= options["tolerance_grad"]:
-            return self._stop(run, "tolerance_grad")
-        change = point.t * d.abs().max().item()
-        if change <= options["tolerance_change"] or loss_change < options["tolerance_change"]:
-            return self._stop(run, "tolerance_change")
-        if run.iterations >= options["max_iter"] or self._at_limit(run):
-            return self._stop(run, "max_iter")
-        if run.evaluations >= (options["max_eval"] or options["max_iter"] * 5 // 4):
-            return self._stop(run, "max_eval")
-        return True
+        tolerance, max_eval = options["tolerance_change"], options["max_eval"] or options["max_iter"] * 5 // 4
+        before = torch.stack([run.x for run, _ in accepted])
+        t = torch.tensor([point.t for _, point in accepted], dtype=before.dtype).to(before.device)
+        x = torch.addcmul(before, t[:, None], state["direction"][_rows([run.index for run, _ in accepted])])
+        moved = (x != before).any(1).tolist()
+        largest = torch.stack([point.grad for _, point in accepted]).abs().amax(1).tolist()
+        going = []
+        for k, (run, point) in enumerate(accepted):
+            change, run.loss, run.grad = abs(point.loss - run.loss), point.loss, point.grad
+            run.x.copy_(x[k])
+            state["t"][run.index] = point.t
+            state["moved"][run.index] |= moved[k]
+            if not moved[k]:
+                self._stop(run, "line_search")
+            elif largest[k] <= options["tolerance_grad"]:
+                self._stop(run, "tolerance_grad")
+            elif change < tolerance or point.t * run.scale <= tolerance:
+                self._stop(run, "tolerance_change")
+            elif run.iterations >= options["max_iter"] or self._at_limit(run):
+                self._stop(run, "max_iter")
+            elif run.evaluations >= max_eval:
+                self._stop(run, "max_eval")
+            else:
+                going.append(run)
+        return going
 
     def _at_limit(self, run: "_Run") -> bool:
         return self.limit is not None and bool(self.run_state["n_iter"][run.index] >= self.limit[run.index])
@@ -236,13 +237,14 @@ class LBFGS(torch.optim.Optimizer):
 
     def _store(self, index: list[int], s: Tensor, y: Tensor, ys: Tensor, yy: Tensor) -> None:
         """Put the pairs (s, y) of these runs into their rings, and their inner products into the m x m matrices."""
-        state, rows, which = self.run_state, _rows(index), torch.arange(len(index))
+        state, rows = self.run_state, _rows(index)
         slot = state["pairs"][rows] % self.param_groups[0]["history_size"]
         state["history"][index, 0, slot], state["history"][index, 1, slot] = s, y
         state["pairs"][rows] += 1
         state["gamma"][rows] = ys / yy
-        products = self._history_times(index, y)[which[:, None, None], torch.arange(2)[:, None], self._order(rows)[:, None]]
-        for name, new in (("sy", products[:, 0]), ("yy", products[:, 1])):
+        order = self._order(rows)
+        for name, products in zip(("sy", "yy"), self._history_times(index, y).unbind(1), strict=True):
+            new = products.gather(1, order)
             matrix = state[name][rows]
             matrix[:, :-1, :-1] = matrix[:, 1:, 1:].clone()
             matrix[:, :, -1] = new
@@ -327,97 +329,11 @@ class _Run:
     grad: Tensor
     iterations: int = 0
     evaluations: int = 1
-    search: "Generator[float, Point, Point] | None" = None
-    t: float = 0.0
+    search: Generator[float, Point, Point] | None = None
+    t: float = 0.0  # the trial that waits for its evaluation
+    scale: float = 0.0  # max |d|
 
 
 def _rows(index: list[int]) -> slice | list[int]:
     """Neighbouring rows as a slice, which copies nothing."""
     return slice(index[0], index[-1] + 1) if index == list(range(index[0], index[-1] + 1)) else index
-
-
-def strong_wolfe(start: Point, t: float, scale: float, tolerance: float, c1: float = 1e-4, c2: float = 0.9,
-                 max_trials: int = 25) -> Generator[float, Point, Point]:
-    """Line search for the strong Wolfe conditions, as a generator (Nocedal and Wright 2006, algorithms 3.5 and 3.6).
-
-    Yields a trial step and is sent the `Point` there; returns the accepted point, the start itself if there is none
-    better. Trials are chosen as torch's `_strong_wolfe` chooses them: cubic interpolation, kept away from the ends of
-    the bracket. A non-finite trial moves half way back to the last finite one.
-
-    Args:
-        start: the point at t = 0, with negative slope.
-        t: first trial.
-        scale: max |d|; the search ends when the bracket moves no weight by more than `tolerance`.
-    """
-    def too_high(point: Point) -> bool:
-        return point.loss > start.loss + c1 * point.t * start.slope
-
-    def flat_enough(point: Point) -> bool:
-        return abs(point.slope) <= -c2 * start.slope
-
-    trials = 0
-    old, new = start, (yield t)
-    while True:  # walk out until a bracket holds an acceptable point
-        while not (math.isfinite(new.loss) and math.isfinite(new.slope)):
-            if trials == max_trials:
-                return start
-            trials += 1
-            new = yield (old.t + new.t) / 2
-        if trials == max_trials:
-            old = start
-            break
-        if too_high(new) or (trials > 1 and new.loss >= old.loss):
-            break
-        if flat_enough(new):
-            return new
-        if new.slope >= 0:
-            break
-        t = cubic_minimum(old, new, new.t + 0.01 * (new.t - old.t), 10 * new.t)
-        trials += 1
-        old, new = new, (yield t)
-
-    low, high = (old, new) if old.loss <= new.loss else (new, old)
-    near_end = False
-    while trials < max_trials:  # shrink the bracket; `low` is always its better end
-        left, right = min(low.t, high.t), max(low.t, high.t)
-        if left == right or (right - left) * scale < tolerance:
-            break
-        t = cubic_minimum(low, high, left, right)
-        margin = 0.1 * (right - left)
-        if min(right - t, t - left) < margin:  # twice in a row near an end, or outside: insist on some progress
-            if near_end or t >= right or t <= left:
-                t = right - margin if abs(t - right) < abs(t - left) else left + margin
-                near_end = False
-            else:
-                near_end = True
-        else:
-            near_end = False
-        trials += 1
-        new = yield t
-        if not math.isfinite(new.loss) or too_high(new) or new.loss >= low.loss:
-            high = new
-            if not math.isfinite(new.loss):
-                high = new._replace(loss=math.inf, slope=math.inf)
-        elif flat_enough(new):
-            return new
-        else:
-            if new.slope * (high.t - low.t) >= 0:
-                high = low
-            low = new
-    return low
-
-
-def cubic_minimum(a: Point, b: Point, lower: float, upper: float) -> float:
-    """Minimiser of the cubic through two points with their slopes, kept in [lower, upper]; the middle if it has none.
-
-    Nocedal and Wright 2006, eq. 3.59.
-    """
-    if a.t > b.t:
-        a, b = b, a
-    d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
-    square = d1 * d1 - a.slope * b.slope
-    d2 = math.sqrt(square) if square >= 0 else math.nan
-    curvature = b.slope - a.slope + 2 * d2
-    if not abs(curvature) > 0:  # no minimum, or a straight line
-        return (lower + upper) / 2
-    return min(max(b.t - (b.t - a.t) * (b.slope + d2 - d1) / curvature, lower), upper)

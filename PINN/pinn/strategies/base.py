@@ -8,6 +8,7 @@ Rows and runs: the training loop moves R stacked networks, the rows. A run (a ru
 of its stages; for all strategies but the curriculum a row serves one run, at its last stage.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -73,6 +74,11 @@ class Row:
     seed: int
     physical: float
     runs: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def owner(self) -> int:
+        """The run whose folder holds the row's checkpoint: the one that ends last."""
+        return max(self.runs, key=lambda pair: (pair[1], -pair[0]))[0]
 
     @property
     def last_stage(self) -> int:
@@ -176,6 +182,8 @@ def set_option(options: Any, key: str, value: Any, main: str, flag: str) -> None
         kind = get_type_hints(type(owner))[name]
         kinds = get_args(kind) or (kind,)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and not math.isfinite(value):
+            raise UsageError(f"{flag}: {key} must be finite, got {value}")
         if float in kinds and number:
             value = float(value)
         elif int in kinds and number and float(value).is_integer():

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from pinn.data import collocation_indices
+from pinn.files import UsageError
 from pinn.strategies.base import AdamOptions, LBFGSOptions, Row, Stage, Strategy, stream_seed
 
 #: Increment a stage, so that 120 to 140 stages reach the hardest value of the paper's map.
 INCREMENTS = {"convection": 0.5, "reaction": 0.1, "wave": 0.05, "reaction_diffusion": 0.25}
+MOST_STAGES = 100_000  # more is a slip of the pen
 
 
 @dataclass
@@ -48,6 +50,8 @@ def values(options: Options, system: str, target: float) -> list[float]:
     step = options.increment or INCREMENTS[system] * options.increment_scale
     start = step if options.start is None else options.start
     count = max(math.ceil((target - start) / step - 1e-9), 0)
+    if count > MOST_STAGES:
+        raise UsageError(f"--cl_increment: steps of {step:g} make {count} stages up to {target:g}; at most {MOST_STAGES}")
     return [start + k * step for k in range(count)] + [target]
 
 

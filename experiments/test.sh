@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# All tests, each module by itself: packages of different modules may share names. Arguments go to pytest.
+#
+#     bash experiments/test.sh
+#     bash experiments/test.sh -x -k lbfgs
+set -euo pipefail
+
+HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=experiments/setup.sh
+source "$HERE/setup.sh"
+use_environment pytest
+
+failed=()
+for module in PINN PINO FNO NeuralODE CNN experiments; do
+    [[ -d $REPOSITORY/$module/tests ]] || continue
+    echo "==== $module"
+    code=0
+    "$PYTHON" -m pytest --rootdir "$REPOSITORY" -c "$REPOSITORY/pyproject.toml" "$REPOSITORY/$module/tests" "$@" || code=$?
+    # 5: no test matches the arguments, which may be meant for another module.
+    ((code == 0 || code == 5 && $#)) || failed+=("$module")
+    ((code != 2)) || break # interrupted
+done
+if ((${#failed[@]})); then
+    echo "tests failed in: ${failed[*]}"
+    exit 1
+fi
+echo "all tests passed"

@@ -1,0 +1,479 @@
+"""The shell scripts, run as a user runs them, at tiny sizes, from another working directory, in folders with blanks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "experiments"
+ALL = sorted(SCRIPTS.glob("*.sh")) + [ROOT / ".ci" / "run"]
+SWEEP, COMPARISON, QUICKSTART = (
+    SCRIPTS / name for name in ("sweep_pinn.sh", "run_pinn_optimizer_comparison.sh", "quickstart.sh")
+)
+# What the caller may have set and would change what is tested.
+SETTINGS = ("PDE", "OPT", "OPTS", "SCALE", "BUDGET", "LAUNCH", "OUTDIR", "SEEDS", "SEED", "VALUES", "N_RES", "EXTRA")
+SETTINGS += ("BETA", "BETAS", "ITERATIONS", "GPU", "JOBS", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CONDA_PREFIX")
+
+
+# setup.sh takes this Python as checked: importing torch for every script would take most of the time.
+NEEDED = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text().partition("# test")[0], re.M)
+CHECKED = {"PYTHON": sys.executable, "CHECKED_PYTHON": " ".join([sys.executable, *NEEDED])}
+
+
+def environ(**settings: str) -> dict[str, str]:
+    """Return the environment of a script: this Python, and nothing of the caller's settings."""
+    return {k: v for k, v in os.environ.items() if k not in SETTINGS} | CHECKED | settings
+
+
+def bash(script: Path | str, cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a script, or the text of one, without a terminal; stdout and stderr come together in `stdout`."""
+    command = ["bash", str(script)] if isinstance(script, Path) else ["bash", "-c", script]
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environ(**settings), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+
+
+def done(results: Path) -> list[str]:
+    """Return the finished runs below a folder."""
+    return sorted(str(path.parent.relative_to(results)) for path in results.rglob("metrics.json"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def process_is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Path:
+    """Return a working directory that is not the repository, with a blank and a quote in its name."""
+    folder = tmp_path / "it's away"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def pool(away: Path) -> Callable[..., str]:
+    """Return the text of a script that runs tasks, given as label=command."""
+    def text(**tasks: str) -> str:
+        adds = [f"add_task {shlex.quote(label)} bash -c {shlex.quote(code)}" for label, code in tasks.items()]
+        lines = ["set -euo pipefail", f"source {shlex.quote(str(SCRIPTS / 'lib.sh'))}", 'new_tasks "$PWD/out/tasks.sh"']
+        return "\n".join([*lines, *adds, "code=0", "run_tasks || code=$?", 'exit "$code"'])
+    return text
+
+
+# ---- form --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ALL, ids=lambda path: path.name)
+def test_script_parses(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("shellcheck is not installed")
+    result = subprocess.run([program, "-x", *ALL], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_pins_of_the_module_are_those_of_the_repository() -> None:
+    def pins(path: Path) -> set[str]:
+        return set(re.findall(r"^[\w.-]+==\S+", path.read_text(), re.M))
+    assert pins(ROOT / "PINN" / "requirements.txt") <= pins(ROOT / "requirements.txt")
+
+
+@pytest.mark.parametrize("script", [SWEEP, COMPARISON, QUICKSTART], ids=lambda path: path.name)
+def test_help_lists_the_variables(script: Path, away: Path) -> None:
+    result = bash(script, away, "--help")
+    assert result.returncode == 0
+    assert "OUTDIR" in result.stdout
+    assert list(away.iterdir()) == []
+
+
+@pytest.mark.parametrize(("script", "settings", "says"), [
+    (SWEEP, {"PDE": "heat"}, "PDE must be one of: convection reaction wave reaction_diffusion all; got 'heat'"),
+    (SWEEP, {"OPT": "lbfgs sgd"}, "OPT must be one of"),
+    (SWEEP, {"OPT": "all adam"}, "OPT: all stands alone"),
+    (SWEEP, {"SCALE": "huge"}, "SCALE must be one of: smoke laptop paper"),
+    (SWEEP, {"LAUNCH": "slurm"}, "LAUNCH must be one of: local print"),
+    (SWEEP, {"JOBS": "0"}, "JOBS must be"),
+    (SWEEP, {"VALUES": "5 high"}, "VALUES: allowed are"),
+    (SWEEP, {"VALUES": "5", "PDE": "all"}, "VALUES needs a single PDE"),
+    (SWEEP, {"N_RES": "1e3"}, "N_RES: allowed are"),
+    (SWEEP, {"SEEDS": "-1"}, "SEEDS: allowed are"),
+    (SWEEP, {"EXTRA": "--opt_params '{"}, "unbalanced quotes"),
+    (SWEEP, {"PYTHON": "no-such-python"}, "PYTHON=no-such-python: no such program"),
+    (QUICKSTART, {"BETAS": " "}, "BETAS is empty"),
+    (QUICKSTART, {"ITERATIONS": "many"}, "ITERATIONS: allowed are"),
+    (COMPARISON, {"BETA": "5 10"}, "BETA must be a single number"),
+    (COMPARISON, {"BUDGET": "none"}, "BUDGET must be one of: smoke laptop paper"),
+    (COMPARISON, {"OPTS": "sgd"}, "OPTS must be one of"),
+])  # fmt: skip
+def test_bad_variable_is_one_line_and_exit_2(script: Path, settings: dict[str, str], says: str, away: Path) -> None:
+    result = bash(script, away, **{"OUTDIR": "out", **settings})
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
+    assert result.returncode == 2
+    assert len(lines) == 1 and lines[0].startswith("error: ") and says in lines[0], result.stdout
+    assert list(away.iterdir()) == []
+
+
+# ---- the pool ----------------------------------------------------------------------------------------------------
+
+
+def test_failing_task_leaves_the_others_and_is_named(pool: Callable[..., str], away: Path) -> None:
+    tasks = {"wave/adam n_1": "echo fine", "bad one": "echo the reason; exit 1", "held": "exit 3", "last": "echo fine"}
+    result = bash(pool(**tasks), away, JOBS="1")
+    assert result.returncode == 1
+    assert "tasks done 2/4, failed 2" in result.stdout
+    assert "failed with exit code 1: bad one" in result.stdout and "    the reason" in result.stdout
+    assert "held by another process: held" in result.stdout
+    assert (away / "out/logs/wave_adam_n_1.log").read_text().endswith("fine\n")
+    for exits, code in {"exit 0": 0, "exit 2": 2, "exit 3": 3}.items():
+        assert bash(pool(task=exits), away).returncode == code
+
+
+def test_lines_of_the_tasks_file_run_anywhere(pool: Callable[..., str], away: Path, tmp_path: Path) -> None:
+    code = "echo \"it's\" '{\"beta\": [5]}' '$HOME' \\\\"
+    shown = bash(pool(quoting=code), away, LAUNCH="print")
+    assert not (away / "out").exists()
+    bash(pool(quoting=code), away)
+    line = (away / "out/tasks.sh").read_text()
+    assert shown.stdout == line and line.endswith("  # quoting\n")
+    assert bash(line, tmp_path).stdout == "it's {\"beta\": [5]} $HOME \\\n"
+
+
+@pytest.mark.parametrize("visible", ["3,5", None])
+def test_tasks_get_threads_and_gpus(pool: Callable[..., str], away: Path, visible: str | None) -> None:
+    tasks = {f"task {k}": "echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS; sleep 1" for k in range(4)}
+    (away / "nvidia-smi").write_text("#!/bin/sh\nprintf '3\\n5\\n'\n")
+    (away / "nvidia-smi").chmod(0o755)
+    settings = {"PATH": f"{away}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    bash(pool(**tasks), away, **settings, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))
+    logs = [log.read_text().splitlines()[-1].split() for log in sorted((away / "out/logs").iterdir())]
+    assert [gpu for gpu, _ in logs[:2]] == ["3", "5"] and {gpu for gpu, _ in logs[2:]} <= {"3", "5"}
+    assert {int(threads) for _, threads in logs} == {max(len(os.sched_getaffinity(0)) // 2, 1)}
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGINT, 2)])
+def test_signals_reach_the_tasks(pool: Callable[..., str], away: Path, number: int, times: int) -> None:
+    # Asked once, a task saves and exits with 75; a second Ctrl-C ends one that does not listen.
+    listens = "trap 'echo saved; exit 75' TERM; touch up; while :; do sleep 0.1; done"
+    deaf = "trap '' TERM; echo $$ >up; while :; do sleep 0.1; done"
+    text = pool(first=listens if times == 1 else deaf, second="touch never")
+    process = subprocess.Popen(["bash", "-c", text], cwd=away, env=environ(JOBS="1"), stdout=subprocess.PIPE, text=True)
+    wait_for((away / "up").exists)
+    time.sleep(0.3)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(1.5)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert out.count("asking the running tasks to save and end") == 1
+    assert out.count("ending the running tasks") == times - 1
+    assert "run the same command again to go on" in out
+    assert not (away / "never").exists()
+    if times == 1:
+        assert (away / "out/logs/first.log").read_text().endswith("saved\n")
+    else:
+        assert not process_is_alive(int((away / "up").read_text()))
+
+
+def test_interrupted_task_stops_the_pool(pool: Callable[..., str], away: Path) -> None:
+    result = bash(pool(first="exit 75", second="touch never"), away, JOBS="1")
+    assert result.returncode == 75
+    assert "tasks done 0/2, failed 0" in result.stdout
+    assert not (away / "never").exists()
+
+
+def test_terminal_shows_the_last_line_of_each_running_task(pool: Callable[..., str], away: Path) -> None:
+    text = pool(**{"row 1": 'echo "row 1: 10/20 iterations, every ${PROGRESS_EVERY}"; sleep 3', "row 2": "sleep 3"})
+    parent, child = pty.openpty()
+    process = subprocess.Popen(["bash", "-c", text], cwd=away, env=environ(JOBS="2", TERM="xterm"), stdin=child,
+                               stdout=child, stderr=child)
+    os.close(child)
+    shown = b""
+    try:
+        while chunk := os.read(parent, 4096):
+            shown += chunk
+    except OSError:  # Linux: the other end is closed
+        pass
+    os.close(parent)
+    assert process.wait() == 0
+    screen = shown.decode()
+    assert "tasks done 0/2, failed 0" in screen and "tasks done 2/2, failed 0" in screen
+    assert "  row 1: 10/20 iterations, every 2\r\n" in screen
+    assert "  row 2: starting\r\n" in screen
+    assert "\x1b[3A\x1b[J" in screen
+
+
+# ---- sweeps ------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_sweeps_is_accepted(away: Path) -> None:
+    lines = []
+    for scale, rows in {"smoke": 2, "laptop": 4, "paper": 7}.items():
+        shown = bash(SWEEP, away, PDE="all", OPT="all", SCALE=scale, LAUNCH="print", OUTDIR="a b").stdout.splitlines()
+        shown = [line for line in shown if line.startswith(("/", "'"))]
+        assert len(shown) == (5 + 4 + 3 + 3) * rows  # the maps of the paper's Table 5
+        lines += shown
+    lines += bash(COMPARISON, away, LAUNCH="print").stdout.splitlines()
+    lines += bash(QUICKSTART, away, LAUNCH="print").stdout.splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith(("/", "'"))]
+    assert len(commands) > 200
+    assert {tuple(command[:2]) for command in commands} == {(sys.executable, str(ROOT / "PINN/run_experiment.py"))}
+    assert all("--save_path" in command for command in commands)
+    assert str(away / "a b") in commands[0]
+    parse = "import sys, json; sys.path.insert(0, sys.argv[1]); from pinn.arguments import parse\n"
+    parse += "for command in json.load(sys.stdin): parse(command)"
+    subprocess.run([sys.executable, "-c", parse, ROOT / "PINN"], input=json.dumps([c[2:] for c in commands]), text=True,
+                   check=True)
+    assert list(away.iterdir()) == []
+
+
+def test_smoke_sweep_and_its_map(away: Path) -> None:
+    result = bash(SWEEP, away, SCALE="smoke", OUTDIR="my results")
+    assert result.returncode == 0, result.stdout
+    results = away / "my results"
+    cells = [f"convection/lbfgs/beta_{beta}/n_{n}/seed_0" for beta in (5, 50) for n in (100, 200)]
+    assert done(results) == sorted(cells)
+    assert (results / "regime_map.png").stat().st_size > 10_000
+    assert "regime, n (rows) by beta (columns)" in result.stdout
+    assert sorted(path.name for path in away.iterdir()) == ["my results"]
+
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("metrics.json")}
+    line = (results / "tasks.sh").read_text().splitlines()[0]
+    assert bash(line, away.parent).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("metrics.json")} == before
+
+
+def test_rows_that_fail_are_named_and_the_others_drawn(away: Path) -> None:
+    held = away / "out/convection/lbfgs/beta_5/n_20/seed_0"
+    held.mkdir(parents=True)
+    (held / "config.json").write_text('{"pde": "wave"}')
+    result = bash(SWEEP, away, SCALE="smoke", OUTDIR="out", N_RES="20 10", VALUES="5", EXTRA="--iterations 5")
+    assert result.returncode == 2
+    assert "failed with exit code 2: convection/lbfgs n_20" in result.stdout
+    assert "holds a run with other arguments" in result.stdout
+    assert done(away / "out") == ["convection/lbfgs/beta_5/n_10/seed_0"]
+    assert (away / "out/regime_map.png").exists()
+
+
+def test_sweep_goes_on_after_an_interruption(away: Path) -> None:
+    settings = {"SCALE": "smoke", "OUTDIR": "out", "N_RES": "20 10", "VALUES": "5 40", "JOBS": "1"}
+    settings["EXTRA"] = "--opt_params '{\"iterations\": 150}' --log_every 10"
+    process = subprocess.Popen(["bash", SWEEP], cwd=away, env=environ(**settings), stdout=subprocess.PIPE, text=True)
+    history = away / "out/convection/lbfgs/beta_40/n_20/seed_0/history.csv"
+    wait_for(lambda: history.exists() and len(history.read_text().splitlines()) > 3)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, out
+    assert "run the same command again to go on" in out
+    assert (history.parent / "checkpoint.pt").exists()
+    assert not (away / "out/regime_map.png").exists()
+
+    rows = history.read_text().splitlines()
+    result = bash(SWEEP, away, **settings)
+    assert result.returncode == 0, result.stdout
+    assert len(done(away / "out")) == 4
+    assert history.read_text().splitlines()[: len(rows) - 1] == rows[:-1]
+    assert (away / "out/regime_map.png").exists()
+
+
+def test_quickstart(away: Path) -> None:
+    settings = {"BETAS": "5 30", "N_RES": "10 20", "ITERATIONS": "20", "OUTDIR": "out"}
+    result = bash(QUICKSTART, away, **settings)
+    assert result.returncode == 0, result.stdout
+    assert len(done(away / "out")) == 4
+    assert (away / "out/regime_map.png").exists()
+    assert "T_train = " in result.stdout
+
+
+def test_comparison_of_all_optimizers(away: Path) -> None:
+    settings = {"BUDGET": "smoke", "N_RES": "20", "BETA": "5", "OUTDIR": "out", "GPU": "7"}
+    other = away / "out/convection/adam/beta_5/n_20/seed_0/config.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"pde": "wave"}')
+    result = bash(COMPARISON, away, **settings)
+    assert result.returncode == 2
+    assert "failed with exit code 2: convection/adam n_20" in result.stdout
+    assert len(done(away / "out")) == 6
+    assert re.search(r"^adam +unfinished$", result.stdout, re.M)
+
+    other.unlink()
+    result = bash(COMPARISON, away, **settings)
+    assert result.returncode == 0, result.stdout
+    table = result.stdout.partition("strategy ")[2].splitlines()[1:8]
+    assert {line.split()[0] for line in table} == {"lbfgs", "alm", "nncg", "cl", "adam_lbfgs", "ropinn", "adam"}
+    assert (away / "out/comparison.png").stat().st_size > 10_000
+
+
+# ---- comparison.py -----------------------------------------------------------------------------------------------
+
+
+def put_run(root: Path, strategy: str, error: float | None, system: str = "convection", **changes: object) -> Path:
+    """Write a run folder with a history, finished if an error is given."""
+    folder = root / system / strategy / "beta_10" / "n_50" / "seed_0"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    rows = ["iteration,stage,train_loss,test_error", "0,a,1.0,2.0", "20,a,0.1,", "40,a,0.01,0.5", ""]
+    (folder / "history.csv").write_text("\n".join(rows))
+    if error is not None:
+        content = {"schema": 1, "module": "PINN", "model": "PINN", "system": system, "strategy": strategy,
+                   "physical": {"name": "beta", "value": 10.0}, "data": {"name": "n", "value": 50}, "seed": 0,
+                   "train_loss": 0.01, "test_error": error, "status": "finished", "stop_reason": "budget",
+                   "iterations": 40, "evaluations": 50, "seconds": 1.25, "metrics": {}, **changes}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    return folder
+
+
+def compare(results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    cell = ["--physical", "beta=10", "--n", "50", "--seed", "0"]
+    return subprocess.run([sys.executable, SCRIPTS / "analysis/comparison.py", results, *cell, *arguments],
+                          capture_output=True, text=True)
+
+
+def test_comparison_table_and_picture(tmp_path: Path) -> None:
+    put_run(tmp_path, "adam", 0.9)
+    put_run(tmp_path, "lbfgs", 0.02)
+    put_run(tmp_path, "nncg", None)
+    (put_run(tmp_path, "cl", None) / "failed.json").write_text("{}")
+    diverged = put_run(tmp_path, "alm", 1.0, status="diverged", stop_reason="non_finite", test_error=None)
+    (diverged / "history.csv").unlink()
+    result = compare(tmp_path, "--out", str(tmp_path / "new" / "picture.png"))
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[2:]]
+    assert rows == [
+        ["strategy", "train", "loss", "test", "error", "iterations", "seconds", "status", "stop", "reason"],
+        ["lbfgs", "1.00e-02", "2.00e-02", "40", "1.2", "finished", "budget"],
+        ["adam", "1.00e-02", "9.00e-01", "40", "1.2", "finished", "budget"],
+        ["alm", "1.00e-02", "nan", "40", "1.2", "diverged", "non_finite"],
+        ["cl", "failed"],
+        ["nncg", "unfinished"],
+    ]
+    assert (tmp_path / "new/picture.png").stat().st_size > 10_000
+    assert not (tmp_path / "comparison.png").exists()
+
+
+def test_comparison_refuses_what_it_cannot_tell_apart(tmp_path: Path) -> None:
+    assert "no run of beta = 10" in compare(tmp_path).stderr
+    put_run(tmp_path, "lbfgs", 0.02)
+    put_run(tmp_path, "lbfgs", 0.03, system="other")
+    assert "--system is needed: convection and other" in compare(tmp_path).stderr
+    assert compare(tmp_path, "--system", "other").returncode == 0
+    for arguments in (["--physical", "beta"], ["--n", "many"], ["--out", str(tmp_path / "a.xyz")]):
+        result = compare(tmp_path, "--system", "other", *arguments)
+        assert result.returncode == 2
+        assert result.stderr.count("\n") == 1 and arguments[0] in result.stderr, result.stderr
+
+
+# ---- the environment ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Return a repository that needs no package to run, and has no .venv yet."""
+    root = tmp_path / "re po"
+    (root / "experiments").mkdir(parents=True)
+    for name in ("setup.sh", "test.sh"):
+        shutil.copy(SCRIPTS / name, root / "experiments")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    (root / "requirements.txt").write_text("# run\n\n# test\n")
+    return root
+
+
+def setup(root: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return bash(root / "experiments/setup.sh", root.parent, *arguments, **{"CHECKED_PYTHON": "", **settings})
+
+
+def test_environment_that_is_given_is_used(bare: Path) -> None:
+    assert setup(bare).stdout.splitlines()[-1] == f"ready: {sys.executable}"
+    (bare / "requirements.txt").write_text("# run\npytest==0.0.1\n\n# test\nno-such-package==1\n")
+    result = setup(bare)
+    assert result.stdout.splitlines()[-1] == f"ready: {sys.executable}"
+    assert "(pinned: 0.0.1)" in result.stdout
+    active = setup(bare, PYTHON="", VIRTUAL_ENV=sys.prefix)
+    assert active.stdout.splitlines()[-1] == f"ready: {sys.prefix}/bin/python"
+    assert not (bare / ".venv").exists()
+
+
+def test_venv_is_made_repaired_and_kept(bare: Path) -> None:
+    (bare / "wandb").mkdir()  # a folder of the working directory is not the package
+    base = str(Path(sys.executable).resolve())
+    result = bash(bare / "experiments/setup.sh", bare, "no_such_package", "wandb_", CHECKED_PYTHON="", PYTHON=base)
+    ready = f"ready: {bare}/.venv/bin/python"
+    assert "lacks no_such_package, wandb_: using .venv" in result.stdout
+    assert result.stdout.splitlines()[-1] == ready
+    marker = bare / ".venv/marker"
+    marker.touch()
+    assert setup(bare, PYTHON="").stdout == ready + "\n"
+    assert marker.exists()
+
+    # A call that was interrupted leaves no stamp; two calls at once repair it once.
+    (bare / ".venv/.requirements").unlink()
+    script = ["bash", str(bare / "experiments/setup.sh")]
+    calls = [subprocess.Popen(script, env=environ(PYTHON=""), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True) for _ in range(2)]
+    outputs = [call.communicate(timeout=300)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0]
+    assert sum(out.startswith("making ") for out in outputs) == 1, outputs
+    assert not marker.exists()
+
+    # Other pins are installed over the old ones; a .venv that was made by hand is kept as well.
+    (bare / "requirements.txt").write_text("# run\n\n# test\n# changed\n")
+    marker.touch()
+    result = setup(bare, PYTHON="")
+    assert "installing" in result.stdout and marker.exists()
+    for name in (".requirements", ".made_by_setup"):
+        (bare / ".venv" / name).unlink()
+    assert "installing" in setup(bare, PYTHON="").stdout
+    assert marker.exists()
+
+
+def test_python_that_will_not_do_is_named(bare: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\ncase "$2" in *version_info*) exit 1 ;; *platform*) echo 3.9.2 ;; esac\n')
+    old.chmod(0o755)
+    result = setup(bare, PYTHON=str(old))
+    assert result.returncode == 2
+    assert result.stdout == f"error: PYTHON={old}: Python 3.11 or newer is needed, this is 3.9.2\n"
+
+    (tmp_path / "ensurepip.py").write_text("raise ImportError")
+    base = str(Path(sys.executable).resolve())
+    result = setup(bare, "no_such_package", PYTHON=base, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    assert "apt install python3-venv" in result.stdout.splitlines()[-1]
+    assert not (bare / ".venv").exists()
+
+
+def test_tests_of_every_module_are_run(bare: Path) -> None:
+    for module, text in {"PINN": "def test_right(): pass", "CNN": "def test_wrong(): assert False"}.items():
+        (bare / module / "tests").mkdir(parents=True)
+        (bare / module / "tests/test_same_name.py").write_text(text)
+    result = bash(bare / "experiments/test.sh", bare.parent)
+    assert result.returncode == 1
+    assert "1 passed" in result.stdout and "1 failed" in result.stdout
+    assert result.stdout.splitlines()[-1] == "tests failed in: CNN"
+    result = bash(bare / "experiments/test.sh", bare.parent, "-k", "right")
+    assert result.returncode == 0, result.stdout
