@@ -14,8 +14,10 @@ the same command again), 130 interrupted twice by Ctrl-C.
 import signal
 import sys
 
-for number in (signal.SIGUSR1, signal.SIGTERM):  # before the slow imports: asked to stop, and there is nothing to save
-    signal.signal(number, lambda *_: sys.exit(75))
+STOPS = (signal.SIGUSR1, signal.SIGTERM)
+asked: list[int] = []
+for stop in STOPS:  # before the slow imports, some of which would swallow an exit
+    signal.signal(stop, lambda number, _: asked.append(number))
 
 from pinn.arguments import parse  # noqa: E402
 from pinn.files import UsageError  # noqa: E402
@@ -24,6 +26,10 @@ from pinn.train import check, train  # noqa: E402
 
 def main() -> int:
     """Parse, then train one row of the map after another."""
+    for stop in STOPS:  # from here to the training loop, which has its own handlers, there is nothing to save
+        signal.signal(stop, lambda *_: sys.exit(75))
+    if asked:
+        return 75
     try:
         rows, physical, seeds = parse(sys.argv[1:])
         for settings in rows:

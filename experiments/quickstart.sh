@@ -13,7 +13,7 @@ ITERATIONS=${ITERATIONS:-1000}
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 OUTDIR=${OUTDIR:-${HERE%/*}/results/quickstart}
-# shellcheck source=experiments/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$HERE/lib.sh"
 check_numbers BETAS any "$BETAS"
 check_number ITERATIONS whole "$ITERATIONS"

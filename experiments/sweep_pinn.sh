@@ -22,9 +22,9 @@
 set -euo pipefail
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=experiments/lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$HERE/lib.sh"
-# shellcheck source=experiments/setup.sh
+# shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$HERE/setup.sh"
 
 if (($#)); then

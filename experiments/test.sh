@@ -6,7 +6,7 @@
 set -euo pipefail
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=experiments/setup.sh
+# shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$HERE/setup.sh"
 use_environment pytest
 
@@ -15,7 +15,7 @@ for module in PINN PINO FNO NeuralODE CNN experiments; do
     [[ -d $REPOSITORY/$module/tests ]] || continue
     echo "==== $module"
     code=0
-    "$PYTHON" -m pytest --rootdir "$REPOSITORY" -c "$REPOSITORY/pyproject.toml" "$REPOSITORY/$module/tests" "$@" || code=$?
+    "$PYTHON" -m pytest -rf --rootdir "$REPOSITORY" -c "$REPOSITORY/pyproject.toml" "$REPOSITORY/$module/tests" "$@" || code=$?
     # 5: no test matches the arguments, which may be meant for another module.
     ((code == 0 || code == 5 && $#)) || failed+=("$module")
     ((code != 2)) || break # interrupted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import platform
@@ -52,6 +53,18 @@ class Signals:
         """Restore the old handlers."""
         for number, handler in self._old.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory instead of handing it back to the system after every large tensor.
+
+    Tensors beyond a threshold are otherwise mapped and unmapped at each use, and their pages filled with zeros anew: 10
+    to 20 % of the time of a training step on a CPU. Elsewhere this does nothing.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its largest
 
 
 def environment(device: torch.device | str) -> dict[str, Any]:

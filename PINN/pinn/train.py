@@ -26,7 +26,7 @@ from pinn.optimizers.lbfgs import LBFGS
 from pinn.optimizers.nncg import NNCG
 from pinn.pdes import System
 from pinn.record import REQUEUE, Run, RunKey, claim_all, common_position
-from pinn.session import Progress, Signals, Wandb, environment
+from pinn.session import Progress, Signals, Wandb, environment, keep_freed_memory
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import Row, Stage, Strategy, flatten
 
@@ -111,6 +111,7 @@ def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -
         if run not in ours and not run.is_done():
             print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
     code = BUSY if any(run not in ours and not run.is_done() for run in waiting) else 0
+    keep_freed_memory()
     with Signals() as signals:
         for position, group in groups(settings, ours):
             try:

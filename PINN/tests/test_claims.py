@@ -18,7 +18,6 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from pinn import files, record  # noqa: E402
 from pinn.record import Run  # noqa: E402
-
 from run_folders import clean, make, prepared, spawn  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -19,6 +19,8 @@ import torch
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
+import forked  # noqa: E402
+from forked import Warm  # noqa: E402
 from pinn import files, session  # noqa: E402
 from pinn import train as training  # noqa: E402
 from pinn.arguments import parse  # noqa: E402
@@ -26,10 +28,8 @@ from pinn.data import Grid  # noqa: E402
 from pinn.objective import Objective  # noqa: E402
 from pinn.pdes import SYSTEMS  # noqa: E402
 from pinn.strategies import STRATEGIES  # noqa: E402
-
-import forked  # noqa: E402
-from forked import Warm  # noqa: E402
 from run_folders import read_strict  # noqa: E402
+from test_bad_input import BAD  # noqa: E402
 
 warm = pytest.fixture(scope="module")(forked.warm)
 
@@ -62,7 +62,7 @@ def result(arguments: str, path: Path) -> dict[str, Any]:
 # ---- what a run leaves -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("opt", "pde"), itertools.product(STRATEGIES, SYSTEMS))
+@pytest.mark.parametrize(("opt", "pde"), list(itertools.product(STRATEGIES, SYSTEMS)))
 def test_every_strategy_on_every_system(tmp_path: Path, opt: str, pde: str) -> None:
     """The result is complete and strict, and is what the saved weights give."""
     shorter = "--iterations 40" if opt == "adam" else ""
@@ -147,7 +147,8 @@ def test_published_command(warm: Warm, tmp_path: Path, command: str) -> None:
 
 #: Flags (beside `--opt lbfgs`) that must change the result, and those that act elsewhere.
 CHANGES = ["--num_res 31", "--num_x 17", "--num_t 6", "--set_idx 1", "--set_idx seed", "--initial_seed 1",
-           "--num_layers 4", "--num_neurons 7", "--precision float64", "--opt adam", "--opt_params '{\"history_size\": 2}'",
+           "--num_layers 4", "--num_neurons 7", "--precision float64", "--opt adam",
+           "--opt_params '{\"history_size\": 2}'",
            "--iterations 10", "--epochs 1", "--loss l1", "--loss huber", "--loss hybrid", "--L 2", "--hc alm", "--cl"]
 ALM = ["--alm_mu 3", "--alm_beta 2", "--alm_iter 2", "--alm_hc 31", "--alm_L 2", "--alm_weight_decay 0.1"]
 
@@ -161,8 +162,8 @@ def test_every_flag_acts(tmp_path: Path) -> None:
             "--iterations 10 --iterations 6", "--iterations 10"), tmp_path / str(k))
         assert found["train_loss"] != base[opt]["train_loss"], flags
         assert found["config"] != base[opt]["config"], flags
-    slopes = [result(f"--pde reaction_diffusion --pde_params '{{\"rho\": 2}}' --iterations 6 {flag}", tmp_path / f"slope{flag}")
-              for flag in ("", "--no_periodic_slope")]
+    pde = "--pde reaction_diffusion --pde_params '{\"rho\": 2}' --iterations 6"
+    slopes = [result(f"{pde} {flag}", tmp_path / f"slope{flag}") for flag in ("", "--no_periodic_slope")]
     assert slopes[0]["train_loss"] != slopes[1]["train_loss"]
     lengths = [result(f"--opt cl --cl_increment {step}", tmp_path / f"cl{step}")["iterations"] for step in (15, 30)]
     assert lengths[0] > lengths[1]
@@ -170,7 +171,7 @@ def test_every_flag_acts(tmp_path: Path) -> None:
     assert quiet["train_loss"] == result("--iterations 60", tmp_path / "60")["train_loss"]
     assert not list(tmp_path.glob("quiet/**/model.pt"))
     lines = [len(next(tmp_path.glob(f"{f}/**/history.csv")).read_text().splitlines()) for f in ("quiet", "60")]
-    assert lines == [3, 5]
+    assert lines[0] < lines[1]
     tried = " ".join([*CHANGES, *ALM, *PUBLISHED, *BAD, TINY, "--no_periodic_slope --log_every --save_model",
                       "--checkpoint_every --save_path --force --help"])
     flags = subprocess.run([sys.executable, str(forked.PINN / "run_experiment.py"), "--help"], capture_output=True,
@@ -183,80 +184,6 @@ def test_budget_is_not_an_argument_of_its_own(tmp_path: Path) -> None:
     """What it sets is; and single options override it."""
     assert result("--iterations 12", tmp_path)["iterations"] <= 12
     assert train(f"{TINY.replace('smoke', 'laptop')} --iterations 12", tmp_path) == [0]
-
-
-# ---- bad input ---------------------------------------------------------------------------------
-
-#: Arguments, and what the one line of the answer must contain.
-BAD = {
-    "--pde heat": "--pde: invalid choice: 'heat' (choose from",
-    "--opt sgd": "--opt: invalid choice: 'sgd' (choose from",
-    "--bogus 3": "--bogus",
-    "--pde_params '{\"gamma\": 3}'": "--pde_params: convection has no parameter 'gamma'; allowed: beta",
-    "--pde wave --pde_params '{\"beta\": 3}'": "--pde_params: wave needs c",
-    "--pde reaction": "--pde_params: reaction needs rho",
-    "--pde_params '{\"beta\": \"5\"}'": "--pde_params: beta must be a number",
-    "--pde_params '{\"beta\": [5, \"six\"]}'": "--pde_params: beta must be a number",
-    "--pde_params '{\"beta\": []}'": "--pde_params: beta must be a number or a list of numbers",
-    "--pde_params '{\"beta\": [5, 5.0]}'": "--pde_params beta: 5 is given twice",
-    "--pde_params '{\"beta\": true}'": "--pde_params: beta must be a number",
-    "--pde_params '{\"beta\": NaN}'": "--pde_params: NaN",
-    "--pde_params '{\"beta\": [1, -Infinity]}'": "--pde_params: -Infinity",
-    f"--pde_params '{{\"beta\": 1{'0' * 400}}}'": "--pde_params: beta must be a number",
-    "--pde_params '{\"beta\": 1e999}'": "--pde_params: beta must be a number",
-    "--pde_params '{\"beta\": 3'": "--pde_params is not valid JSON",
-    "--pde_params '{\"beta\":\n 3'": "--pde_params is not valid JSON",
-    "--pde_params 30": "--pde_params must be a JSON object",
-    "--pde wave --pde_params '{\"c\": 1, \"beta\": [1, 2]}'": "--pde_params: beta must be a number",
-    "--pde reaction --pde_params '{\"rho\": 1, \"sigma\": 0}'": "--pde_params: sigma must be",
-    "--num_res 0": "--num_res must be from 1 to 310", "--num_res -1": "--num_res must be from 1 to 310",
-    "--num_res 30000 --num_x 257 --num_t 101": "--num_res must be from 1 to 25500", "--num_res 1.5": "--num_res",
-    "--num_res 20 20": "--num_res: 20 is given twice", "--initial_seed 1 2 1": "--initial_seed: 1 is given twice",
-    "--initial_seed -1": "--initial_seed must be from 0", "--set_idx x": "--set_idx must be a whole number",
-    "--num_x 32": "--num_x must be odd", "--num_t 1": "--num_t at least 2", "--num_layers 1": "--num_layers must be",
-    "--pde reaction_diffusion --pde_params '{\"rho\": 1}' --num_t 8": "--num_t", "--num_neurons 0": "--num_neurons",
-    "--opt_params '{\"speed\": 3}'": "--opt_params: unknown option 'speed'; allowed: iterations, lbfgs_lr",
-    "--opt_params '{\"lr\": \"fast\"}'": "--opt_params: lr must be float",
-    "--opt_params '{\"history_size\": 2.5}'": "--opt_params: history_size must be int",
-    "--opt_params '{\"lr\": NaN}'": "--opt_params: NaN", "--opt_params '{'": "--opt_params is not valid JSON",
-    "--opt_params '{\"lr\": 1e999}'": "--opt_params: lr must be finite",
-    "--opt_params '{\"lr\": 0}'": "--opt_params: lr of lbfgs must be positive",
-    "--opt adam --opt_params '{\"beta1\": 1}'": "--opt_params: beta1 of adam must be from 0",
-    "--opt nncg --opt_params '{\"mu\": -1}'": "--opt_params: mu of nncg must be from",
-    "--opt adam_lbfgs --opt_params '{\"switch_epochs\": [\"a\"]}'": "--opt_params: switch_epochs must be",
-    "--opt adam_lbfgs --opt_params '{\"switch_epochs\": []}'": "--opt_params: switch_epochs must be",
-    "--opt alm --opt_params '{\"hard\": \"x\"}'": "--opt_params: hard must be",
-    "--opt ropinn --opt_params '{\"redraw\": \"never\"}'": "--opt_params: redraw must be step or evaluation",
-    "--opt cl --opt_params '{\"increment_scale\": 0}'": "--opt_params: increment_scale must be positive",
-    "--opt cl --cl_increment 1e-9": "--cl_increment: steps of", "--opt cl --cl_increment 0": "--cl_increment must be",
-    "--cl_increment 1": "--cl_increment goes with --opt cl", "--opt ropinn --iterations 3": "--iterations",
-    "--opt lbfgs --alm_mu 3": "--alm_mu goes with --opt alm, not with lbfgs",
-    "--opt alm --alm_iter 2.5": "--alm_iter must be", "--opt alm --alm_iter 0": "--alm_iter must be",
-    "--opt alm --alm_hc nonsense": "--alm_hc must be bits",
-    "--opt alm --alm_hc 0": "--alm_hc must name at least one", "--opt alm --alm_hc bc,bc_x": "--alm_hc must be bits",
-    "--opt alm --alm_beta -1": "--alm_beta must be positive", "--hc alm --opt nncg": "--opt must be adam or lbfgs",
-    "--hc dirichlet": "--hc must be none or alm", "--hc alm --cl": "exclude each other",
-    "--iterations -1": "--iterations must be", "--device cuda:": "--device must be",
-    "--device cuda:99": "--device cuda:99: there is no such GPU", "--device banana": "--device must be auto, cpu, cuda",
-    "--hessian_every 10": "--hessian_every", "--budget huge": "--budget: invalid choice",
-    "--precision half": "--precision: invalid choice", "--loss l3": "--loss: invalid choice", "--L nan": "--L must be",
-    "--log_every 0": "--log_every must be", "--checkpoint_every -1": "--checkpoint_every must be",
-    "--wandb maybe": "--wandb: invalid choice", "--save_path ''": "--save_path must",
-    "--save_path /proc/nowhere": "--save_path /proc/nowhere: cannot write", "--epochs -1": "--epochs must be at least 0",
-}
-
-
-def test_bad_input(warm: Warm, tmp_path: Path) -> None:
-    """One line that names the flag and what is allowed, exit code 2, nothing written."""
-    wrong = {}
-    for arguments, words in BAD.items():
-        done = warm.run(*shlex.split(TINY), "--save_path", tmp_path / "never", *shlex.split(arguments))
-        lines = done["err"].splitlines()
-        if done["rc"] != 2 or len(lines) != 1 or not lines[0].startswith("error: ") or words not in lines[0]:
-            wrong[arguments] = done
-    assert not wrong and not (tmp_path / "never").exists()
-    if not torch.cuda.device_count():
-        assert "--device cuda: there is no such GPU (0 found)" in warm.run("--device", "cuda")["err"]
 
 
 def test_values_that_are_good(tmp_path: Path) -> None:

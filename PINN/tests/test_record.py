@@ -19,7 +19,6 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from pinn import files  # noqa: E402
 from pinn.files import UsageError  # noqa: E402
 from pinn.record import RunKey  # noqa: E402
-
 from run_folders import clean, finish, make, prepared, read_strict, rows, spawn  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -27,7 +27,6 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from pinn import files, session  # noqa: E402
 from pinn.files import UsageError  # noqa: E402
 from pinn.session import Progress, Signals, Wandb  # noqa: E402
-
 from run_folders import clean, make  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("clean")

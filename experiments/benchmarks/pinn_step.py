@@ -12,7 +12,6 @@ Histories are filled beforehand by 110 iterations at N_f = 100.
 """
 
 import argparse
-import math
 import statistics
 import sys
 import time
@@ -27,15 +26,17 @@ from pinn.model import MLP
 from pinn.objective import Objective
 from pinn.optimizers.lbfgs import LBFGS
 from pinn.pdes import SYSTEMS
+from pinn.session import keep_freed_memory
 
 BETA, HIDDEN = 30.0, [50] * 4
 
 
 class Contender:
-    """An optimizer and its closures by N_f; `step` makes `iterations` of every run and returns seconds each."""
+    """An optimizer, its closures by N_f, and how many runs it walks together at each (as in training)."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, closures: dict[int, Callable], runs: int = 1) -> None:
-        self.optimizer, self.closures, self.runs = optimizer, closures, runs
+    def __init__(self, optimizer: torch.optim.Optimizer, closures: dict[int, Callable],
+                 groups: dict[int, int] | None = None) -> None:
+        self.optimizer, self.closures, self.groups = optimizer, closures, groups
 
     def done(self) -> int:
         """Iterations of all runs so far."""
@@ -44,8 +45,10 @@ class Contender:
 
     def step(self, n: int, iterations: int) -> float:
         """Milliseconds an iteration a run, over one call of the optimizer."""
-        group = self.optimizer.param_groups[0]
-        group["max_iter"], group["max_eval"] = iterations, 10 * iterations
+        options = self.optimizer.param_groups[0]
+        options["max_iter"], options["max_eval"] = iterations, 10 * iterations
+        if self.groups:
+            self.optimizer.group_size = self.groups[n]
         synchronize()
         before, start = self.done(), time.perf_counter()
         self.optimizer.step(self.closures[n])
@@ -69,12 +72,12 @@ def ours(sizes: list[int], runs: int, device: str) -> Contender:
     """PINN/ with `runs` networks, seeds 0, 1, 2, ..."""
     params = list(MLP(range(runs), HIDDEN, device=device).parameters())
     losses = {n: objective(n, runs, device) for n in sizes}
-    group = None if device.startswith("cuda") else min(4, losses[min(sizes)].runs_a_block)
-    optimizer = LBFGS(params, history_size=100, tolerance_change=0.0, group_size=group)
+    optimizer = LBFGS(params, history_size=100, tolerance_change=0.0)
 
     def closure(n: int) -> Callable:
         return lambda: losses[n].backward(params, optimizer.active.nonzero().flatten())
-    return Contender(optimizer, {n: closure(n) for n in sizes}, runs)
+    groups = {n: runs if device.startswith("cuda") else min(4, losses[n].runs_a_block) for n in sizes}
+    return Contender(optimizer, {n: closure(n) for n in sizes}, groups)
 
 
 def plain(sizes: list[int], device: str) -> Contender:
@@ -114,22 +117,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 5000, 15000], help="N_f")
     parser.add_argument("--runs", type=int, default=40, help="networks side by side in (c)")
-    parser.add_argument("--repeats", type=int, default=7, help="measurements of each, in turns")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each, in turns "
+                        "(at most 3 from N_f = 5000 on)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    keep_freed_memory()  # for all three alike
     sizes = sorted({100, *args.sizes})
     contenders = [plain(sizes, args.device), ours(sizes, 1, args.device), ours(sizes, args.runs, args.device)]
     for contender in contenders:
         contender.step(100, 110)
-    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {device}; milliseconds an L-BFGS iteration a run, medians of {args.repeats}")
-    print(f"{'N_f':>6} {'(a) plain':>10} {'(b) R = 1':>10} {f'(c) R = {args.runs}':>11} {'a / b':>7} {'b / c':>7} {'a / c':>7}")
+    gpu = args.device.startswith("cuda")
+    device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {device}; milliseconds an L-BFGS iteration a run, medians")
+    print(f"{'N_f':>6} {'(a) plain':>10} {'(b) R = 1':>10} {f'(c) R = {args.runs}':>11}"
+          f" {'a / b':>7} {'b / c':>7} {'a / c':>7}")
     for n in args.sizes:
         times: list[list[float]] = [[], [], []]
-        many = max(2, min(10, math.ceil(20_000 / (n * args.runs) * 4)))
-        for _ in range(args.repeats):
+        for _ in range(args.repeats if n < 5000 else min(args.repeats, 3)):
             for contender, found in zip(contenders, times, strict=True):
-                found.append(contender.step(n, many if contender.runs > 1 else 20))
+                found.append(contender.step(n, 20))
         a, b, c = (statistics.median(found) for found in times)
         print(f"{n:>6} {a:>10.2f} {b:>10.2f} {c:>11.2f} {a / b:>7.2f} {b / c:>7.2f} {a / c:>7.2f}", flush=True)
 

@@ -281,7 +281,7 @@ def test_rows_that_fail_are_named_and_the_others_drawn(away: Path) -> None:
 
 
 def test_sweep_goes_on_after_an_interruption(away: Path) -> None:
-    settings = {"SCALE": "smoke", "OUTDIR": "out", "N_RES": "20 10", "VALUES": "5 40", "JOBS": "1"}
+    settings = {"SCALE": "smoke", "OUTDIR": "out", "N_RES": "20 10", "VALUES": "5 40", "JOBS": "2"}
     settings["EXTRA"] = "--opt_params '{\"iterations\": 150}' --log_every 10"
     process = subprocess.Popen(["bash", SWEEP], cwd=away, env=environ(**settings), stdout=subprocess.PIPE, text=True)
     history = away / "out/convection/lbfgs/beta_40/n_20/seed_0/history.csv"

@@ -64,6 +64,7 @@ class LBFGS(torch.optim.Optimizer):
             raise ValueError("LBFGS takes one parameter group")
         self._params = self.param_groups[0]["params"]
         first = self._params[0]
+        self._sizes = [p[0].numel() for p in self._params]
         self.active = torch.ones(len(first), dtype=torch.bool)
         self.limit: Tensor | None = None
         self.group_size = group_size or len(first)
@@ -315,8 +316,13 @@ class LBFGS(torch.optim.Optimizer):
     def _scatter(self, index: list[int], x: Tensor) -> None:
         """Write weights (r, p) into the parameters."""
         rows = _rows(index)
-        for p, part in zip(self._params, x.split([p[0].numel() for p in self._params], 1), strict=True):
-            p[rows] = part.view(len(index), *p.shape[1:])
+        split = zip(self._params, x.split(self._sizes, 1), strict=True)
+        parts = [part.view(len(index), *p.shape[1:]) for p, part in split]
+        if isinstance(rows, slice):
+            torch._foreach_copy_([p[rows] for p in self._params], parts)
+            return
+        for p, part in zip(self._params, parts, strict=True):
+            p[rows] = part
 
 
 @dataclass

@@ -51,7 +51,8 @@ def values(options: Options, system: str, target: float) -> list[float]:
     start = step if options.start is None else options.start
     count = max(math.ceil((target - start) / step - 1e-9), 0)
     if count > MOST_STAGES:
-        raise UsageError(f"--cl_increment: steps of {step:g} make {count} stages up to {target:g}; at most {MOST_STAGES}")
+        raise UsageError(f"--cl_increment: steps of {step:g} make {count} stages up to {target:g}, at most "
+                         f"{MOST_STAGES} are allowed")
     return [start + k * step for k in range(count)] + [target]
 
 

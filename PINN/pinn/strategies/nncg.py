@@ -56,7 +56,8 @@ class NNCG(Strategy):
     marks = True
     budgets = {"smoke": {"adam_iterations": 40, "lbfgs_iterations": 40, "iterations": 5, "nncg_rank": 10,
                          "nncg_cg_max_iter": 50},
-               "laptop": {"adam_iterations": 500, "lbfgs_iterations": 1_500, "iterations": 100}}
+               "laptop": {"adam_iterations": 500, "lbfgs_iterations": 1_500, "iterations": 30,
+                          "nncg_cg_max_iter": 100}}
 
     def make_stages(self, options: Options, targets: Sequence[float]) -> list[Stage]:
         """Adam, L-BFGS, NNCG."""
