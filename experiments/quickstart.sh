@@ -7,8 +7,8 @@
 # Interrupted and started again, it goes on where it was. Change the grid here or in the environment:
 set -euo pipefail
 
-BETAS=${BETAS:-5 15 30 50}
-N_RES=${N_RES:-50 100 500 1000 2000}
+BETAS=${BETAS:-5 10 20 30 40 50}
+N_RES=${N_RES:-50 100 300 1000 3000}
 ITERATIONS=${ITERATIONS:-1000}
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -20,4 +20,4 @@ check_number ITERATIONS whole "$ITERATIONS"
 
 echo "# training PINNs on convection with L-BFGS, $ITERATIONS iterations each: beta $BETAS; N_f $N_RES"
 PDE=convection OPT=lbfgs SCALE=laptop SEEDS=0 VALUES=$BETAS N_RES=$N_RES OUTDIR=$OUTDIR \
-    EXTRA="--iterations $ITERATIONS ${EXTRA:-}" exec bash "$HERE/sweep_pinn.sh" "$@"
+    THRESHOLDS=${THRESHOLDS:-table5} EXTRA="--iterations $ITERATIONS ${EXTRA:-}" exec bash "$HERE/sweep_pinn.sh" "$@"

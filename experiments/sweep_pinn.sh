@@ -14,6 +14,7 @@
 #     JOBS     tasks at a time  [number of GPUs, else of cores]
 #     OUTDIR   where run folders, logs and maps go  [results/pinn_SCALE in the repository]
 #     VALUES, N_RES, SEEDS   the grid, instead of that of SCALE (VALUES with one PDE only)
+#     THRESHOLDS   of the maps: percentile | table5 | T_TRAIN,T_TEST  [percentile]
 #     EXTRA    more flags of PINN/run_experiment.py, quoted as in a shell
 #     PYTHON   the Python to use  [see experiments/setup.sh]
 #
@@ -35,7 +36,7 @@ fi
 
 SYSTEMS="convection reaction wave reaction_diffusion"
 STRATEGIES="lbfgs alm nncg cl ropinn adam adam_lbfgs"
-PDE=${PDE:-convection} OPT=${OPT:-lbfgs} SCALE=${SCALE:-laptop}
+PDE=${PDE:-convection} OPT=${OPT:-lbfgs} SCALE=${SCALE:-laptop} THRESHOLDS=${THRESHOLDS:-percentile}
 
 declare -A PHYSICAL=([convection]=beta [reaction]=rho [wave]=c [reaction_diffusion]=rho)
 # The maps of the paper (its Table 5).
@@ -58,6 +59,8 @@ declare -A REPEATS=([smoke]="0" [laptop]="0" [paper]="0 1 2 3 4")
 
 check_launch
 check_choice SCALE "smoke laptop paper" "$SCALE"
+[[ $THRESHOLDS =~ ^(percentile|table5|[0-9.eE+-]+,[0-9.eE+-]+)$ ]] ||
+    die "THRESHOLDS must be percentile, table5 or T_TRAIN,T_TEST; got '$THRESHOLDS'"
 read -ra systems <<<"$PDE"
 read -ra strategies <<<"$OPT"
 check_choice PDE "$SYSTEMS all" "${systems[@]}"
@@ -102,6 +105,6 @@ code=0
 run_tasks || code=$?
 if [[ $LAUNCH == local ]] && ((code != 75)); then
     echo "drawing the maps of $OUTDIR"
-    "$PYTHON" "$HERE/analysis/maps.py" "$OUTDIR" || code=$((code ? code : 1))
+    "$PYTHON" "$HERE/analysis/maps.py" "$OUTDIR" --thresholds "$THRESHOLDS" || code=$((code ? code : 1))
 fi
 exit "$code"

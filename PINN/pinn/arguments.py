@@ -14,9 +14,9 @@ from pinn.files import UsageError
 from pinn.objective import LOSSES
 from pinn.pdes import SYSTEMS, System
 from pinn.session import Wandb
+from pinn.settings import Settings
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import set_option
-from pinn.train import Settings
 
 BUDGETS = ("smoke", "laptop", "paper")
 ALIASES = {"adam_lbfgs_nncg": "nncg"}
