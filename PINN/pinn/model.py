@@ -156,7 +156,7 @@ def _forward(params: Sequence[Tensor], points: Tensor, operator: Operator | None
             z = stacked[:, :m].add_(params[depth + layer])
             tangents = stacked[:, m:].split(n, dim=1) if n else []
         out = z.new_empty(len(z), m + len(tangents) * n, z.shape[2])
-        a = torch.tanh(z, out=out) if not n else out[:, :m].copy_(z.tanh_())
+        a = torch.tanh(z, out=out[:, :m])
         s = torch.addcmul(_one(z), a, a, value=-1)
         for k, tangent in enumerate(tangents):
             torch.mul(s[:, :n], tangent, out=out[:, m + k * n:m + (k + 1) * n])
@@ -181,7 +181,7 @@ def _backward(params: Sequence[Tensor], points: Tensor, operator: Operator | Non
     out_rows = torch.cat([last[:, :m], last[:, -n:]], 1) if last.shape[1] > m + n else last
     grads[depth - 1] = torch.bmm(out_rows.mT, out_grad)
     grads[-1] = grad_u.sum(1)[:, None, None]
-    grad = torch.bmm(out_grad, params[depth - 1].mT)
+    grad = out_grad * params[depth - 1].mT
     if last.shape[1] > m + n:  # the streams v and w end in the last hidden layer
         grad = torch.cat([grad[:, :m], grad.new_zeros(len(grad), last.shape[1] - m - n, grad.shape[2]), grad[:, m:]], 1)
     out = last

@@ -1,12 +1,12 @@
-"""The loss of R runs at one number of collocation points, evaluated in blocks that fit the cache.
+"""The loss of R runs at one number of collocation points, evaluated in blocks.
 
 Every component c_i (equation, boundary, initial condition) contributes the mean of a density over its n_i points,
 
     L = sum_i mean_j density_i(c_ij),         soft-constrained:  density = w_i phi(c),  phi(c) = c^2 by default,
 
-so the loss is a sum over points and can be walked in blocks of runs and collocation points: on a CPU a block of about
-2,500 points keeps its activations in the cache, on a GPU one block takes all. A strategy changes the density
-(multipliers), the collocation points (region sampling) or the physical values (curriculum), nothing else.
+so the loss is a sum over points and can be walked in blocks of runs and collocation points: on a CPU of about 32,000
+points, large enough to hide the bookkeeping and small enough for its memory, on a GPU of all. A strategy changes
+the density (multipliers), the collocation points (region sampling) or the physical values (curriculum), nothing else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,9 +74,11 @@ class Objective:
         self.residual_points = self.interior  # a strategy may put others here, (R or 1, any, 2)
         self.density: Density = self.soft_density
         self.weight_decay = 0.0
-        rows = 2560 if torch.device(device).type == "cpu" else 2**21
+        rows, parallel = (2**15, torch.get_num_threads()) if torch.device(device).type == "cpu" else (2**21, 1)
         self.points_a_block = max(rows - len(conditions), rows // 4)
         self.runs_a_block = max(1, rows // (n + len(conditions)))
+        if self.runs_a_block > parallel:  # the products of a batch are dealt out to the threads
+            self.runs_a_block -= self.runs_a_block % parallel
         self.set_physical(physical)
 
     def set_physical(self, values: Sequence[float]) -> None:
@@ -129,7 +131,7 @@ class Objective:
         return propagate(params, points, self.condition_operator.select(runs))[1]
 
     def blocks(self, runs: Tensor) -> Iterator[Block]:
-        """Walk runs, and the collocation points of few runs, in cache-sized pieces."""
+        """Walk runs, and the collocation points of few runs, in pieces."""
         total = self.residual_points.shape[1]
         for group in runs.split(self.runs_a_block):
             first, last = int(group[0]), int(group[-1])

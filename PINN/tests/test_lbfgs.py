@@ -126,11 +126,12 @@ def test_many_different_runs_together_equal_each_alone(group_size):
     """Their line searches differ in length, so the runs wait for evaluations in ever changing order."""
     problems = [(f, [v + 0.1 * k for v in start[:4]]) for k in range(4) for f, start in PROBLEMS]
     functions, starts = zip(*problems, strict=True)
-    x, optimizer, closure = stacked(functions, starts, group_size=group_size, lr=0.1, max_iter=15, tolerance_change=1e-12)
+    options = dict(lr=0.1, max_iter=15, tolerance_change=1e-12)
+    x, optimizer, closure = stacked(functions, starts, group_size=group_size, **options)
     for _ in range(2):
         optimizer.step(closure)
     for r, (function, start) in enumerate(problems):
-        alone, single, single_closure = stacked([function], [start], lr=0.1, max_iter=15, tolerance_change=1e-12)
+        alone, single, single_closure = stacked([function], [start], **options)
         for _ in range(2):
             single.step(single_closure)
         torch.testing.assert_close(x[r], alone[0], rtol=1e-6, atol=1e-7)

@@ -76,7 +76,7 @@ def ours(sizes: list[int], runs: int, device: str) -> Contender:
 
     def closure(n: int) -> Callable:
         return lambda: losses[n].backward(params, optimizer.active.nonzero().flatten())
-    groups = {n: runs if device.startswith("cuda") else min(4, losses[n].runs_a_block) for n in sizes}
+    groups = {n: runs if device.startswith("cuda") else min(8, losses[n].runs_a_block) for n in sizes}
     return Contender(optimizer, {n: closure(n) for n in sizes}, groups)
 
 

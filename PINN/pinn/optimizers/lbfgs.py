@@ -221,12 +221,16 @@ class LBFGS(torch.optim.Optimizer):
         y = grad - state["previous_grad"][rows]
         s = state["direction"][rows] * state["t"][rows].to(grad)[:, None]
         ys, yy = torch.stack([(y * s).sum(1), (y * y).sum(1)]).double().cpu()
-        if (stored := ys > 1e-10).all():
-            self._store(index, s, y, ys, yy)
-        elif stored.any():
-            some = stored.nonzero().flatten().tolist()
-            self._store([index[k] for k in some], s[some], y[some], ys[some], yy[some])
-        d = -self._inverse_hessian_times(index, grad)
+        stored = (ys > 1e-10).nonzero().flatten().tolist()
+        if stored:
+            pairs = (s, y, ys / yy) if len(stored) == len(index) else (s[stored], y[stored], (ys / yy)[stored])
+            self._store([index[k] for k in stored], *pairs)
+        d = -state["gamma"][rows, None].to(grad) * grad
+        if state["pairs"][rows].any():
+            with_y, with_g = self._history_times(index, y, grad)
+            if stored:
+                self._update_products([index[k] for k in stored], with_y[stored])
+            d -= self._correction(index, with_g)
         state["n_iter"][rows] += 1
         state["direction"][rows] = d
         state["previous_grad"][rows] = grad
@@ -236,54 +240,56 @@ class LBFGS(torch.optim.Optimizer):
                  for size, new in zip(sizes, first.tolist(), strict=True)]
         return slopes, steps, scales
 
-    def _store(self, index: list[int], s: Tensor, y: Tensor, ys: Tensor, yy: Tensor) -> None:
-        """Put the pairs (s, y) of these runs into their rings, and their inner products into the m x m matrices."""
+    def _store(self, index: list[int], s: Tensor, y: Tensor, gamma: Tensor) -> None:
+        """Put the pairs (s, y) of these runs into their rings; gamma is y . s / y . y."""
         state, rows = self.run_state, _rows(index)
         slot = state["pairs"][rows] % self.param_groups[0]["history_size"]
         state["history"][index, 0, slot], state["history"][index, 1, slot] = s, y
         state["pairs"][rows] += 1
-        state["gamma"][rows] = ys / yy
+        state["gamma"][rows] = gamma
+
+    def _update_products(self, index: list[int], products: Tensor) -> None:
+        """Take the inner products of all pairs with the newest y, (r, 2, m), into the m x m matrices of these runs."""
+        state, rows = self.run_state, _rows(index)
         order = self._order(rows)
-        for name, products in zip(("sy", "yy"), self._history_times(index, y).unbind(1), strict=True):
-            new = products.gather(1, order)
+        for name, new in zip(("sy", "yy"), products.unbind(1), strict=True):
             matrix = state[name][rows]
             matrix[:, :-1, :-1] = matrix[:, 1:, 1:].clone()
-            matrix[:, :, -1] = new
+            matrix[:, :, -1] = new.gather(1, order)
             if name == "yy":
-                matrix[:, -1] = new
-            state[name][rows] = matrix
+                matrix[:, -1] = matrix[:, :, -1]
+            if not isinstance(rows, slice):  # a copy, not a view
+                state[name][rows] = matrix
 
-    def _inverse_hessian_times(self, index: list[int], grad: Tensor) -> Tensor:
-        """H g of each run, (r, p), by the compact representation; just g before there is a pair."""
+    def _correction(self, index: list[int], products: Tensor) -> Tensor:
+        """(H - gamma I) g of each run, (r, p), by the compact representation, from S^T g and Y^T g, (r, 2, m)."""
         state, rows = self.run_state, _rows(index)
         gamma, order = state["gamma"][rows, None], self._order(rows)
-        out = gamma.to(grad) * grad
-        if not state["pairs"][rows].any():
-            return out
-        sg, yg = (part.gather(1, order) for part in self._history_times(index, grad).unbind(1))
+        sg, yg = (part.gather(1, order) for part in products.unbind(1))
         sy = state["sy"][rows]
         w = torch.linalg.solve_triangular(sy, sg[..., None], upper=True)[..., 0]
         u = sy.diagonal(dim1=1, dim2=2) * w + gamma * ((state["yy"][rows] @ w[..., None])[..., 0] - yg)
         u = torch.linalg.solve_triangular(sy.mT, u[..., None], upper=False)[..., 0]
         coefficients = torch.stack([u, -gamma * w], 1)
         ring = torch.zeros_like(coefficients).scatter_(2, order[:, None].expand(-1, 2, -1), coefficients)
-        return out.add_(self._combine_history(index, ring))
+        return self._combine_history(index, ring)
 
     def _order(self, rows: slice | list[int]) -> Tensor:
         """Slots of the ring from the oldest pair to the newest, (r, m); empty slots come first."""
         m = self.param_groups[0]["history_size"]
         return (self.run_state["pairs"][rows, None] + torch.arange(m)) % m
 
-    def _history_times(self, index: list[int], v: Tensor) -> Tensor:
-        """S^T v and Y^T v of each run in the order of the ring, (r, 2, m) in float64 on the host."""
+    def _history_times(self, index: list[int], *vectors: Tensor) -> Tensor:
+        """S^T v and Y^T v of each run for vectors v (r, p), in the order of the ring, (vectors, r, 2, m)."""
         history, used = self.run_state["history"], self._used(index)
         if history.is_cuda:
-            products = history[_rows(index)].flatten(1, 2) @ v[..., None]
-            return products.view(len(index), 2, -1).double().cpu()
-        products = torch.zeros(len(index), 2, history.shape[2], dtype=history.dtype)
-        for k, r in enumerate(index):  # on a CPU a loop over matrix-vector products beats one batched product
-            torch.mv(history[r, 0, :used], v[k], out=products[k, 0, :used])
-            torch.mv(history[r, 1, :used], v[k], out=products[k, 1, :used])
+            products = history[_rows(index)].flatten(1, 2) @ torch.stack(vectors, 2)
+            return products.permute(2, 0, 1).unflatten(2, (2, -1)).double().cpu()
+        products = torch.zeros(len(vectors), len(index), 2, history.shape[2], dtype=history.dtype)
+        for k, r in enumerate(index):  # on a CPU matrix-vector products beat one batched product,
+            for half in range(2):  # all with one matrix while it is in the cache
+                for i, v in enumerate(vectors):
+                    torch.mv(history[r, half, :used], v[k], out=products[i, k, half, :used])
         return products.double()
 
     def _combine_history(self, index: list[int], coefficients: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Strategy:
     @property
     def group_size(self) -> int | None:
         """Runs that an optimizer walks together: on a CPU a few, so that their history stays in the cache."""
-        return None if self.params[0].is_cuda else min(4, self.objective.runs_a_block)
+        return None if self.params[0].is_cuda else min(8, self.objective.runs_a_block)
 
     def make_stages(self, options: Any, targets: Sequence[float]) -> list[Stage]:
         """The stages in order; `targets` are the physical values that the rows end at."""
