@@ -126,9 +126,6 @@ make_venv() {
         fi
         rm -f "$STAMP"
         echo "installing requirements.txt into $VENV" >&2
-        if [[ -z ${PIP_EXTRA_INDEX_URL:-} ]] && ! command -v nvidia-smi >/dev/null; then
-            echo "(no NVIDIA GPU seen; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu has a smaller torch)" >&2
-        fi
         "$VENV/bin/python" -m pip install --disable-pip-version-check -r "$REPOSITORY/requirements.txt" >&2 ||
             setup_error "the installation failed, see above; the next call tries again"
         requirements_hash >"$STAMP"

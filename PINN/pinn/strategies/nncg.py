@@ -54,8 +54,8 @@ class NNCG(Strategy):
     name, Options, main = "nncg", Options, "nncg"
     aliases = {"precond_update_freq": "nncg_update_freq", "nncg_cg_max_iters": "nncg_cg_max_iter"}
     marks = True
-    budgets = {"smoke": {"adam_iterations": 40, "lbfgs_iterations": 40, "iterations": 5, "nncg_rank": 10,
-                         "nncg_cg_max_iter": 50},
+    budgets = {"smoke": {"adam_iterations": 40, "lbfgs_iterations": 40, "iterations": 3, "nncg_rank": 5,
+                         "nncg_cg_max_iter": 20},
                "laptop": {"adam_iterations": 500, "lbfgs_iterations": 1_500, "iterations": 30,
                           "nncg_cg_max_iter": 100}}
 
