@@ -13,8 +13,8 @@ history, line search and stopping; with R = 1 the iterates are those of `torch.o
       H = gamma I + [S, gamma Y] [ R^-T (D + gamma Y^T Y) R^-1   -R^-T ] [ S^T       ]
                                  [ -R^-1                          0    ] [ gamma Y^T ]
 
-  R the upper triangle of S^T Y, D its diagonal: algebraically the two-loop recursion, but two passes over the history
-  instead of 400 small operations. The m x m algebra is in float64 whatever the precision of the weights.
+  R the upper triangle of S^T Y, D its diagonal: algebraically the two-loop recursion, but three products with the
+  history instead of 400 small operations. The m x m algebra is in float64 whatever the precision of the weights.
 
     optimizer = LBFGS(net.parameters(), history_size=100)
     losses = optimizer.step(closure)          # up to max_iter iterations of every run
