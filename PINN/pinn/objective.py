@@ -155,7 +155,7 @@ class Objective:
     def backward(self, params: Sequence[Tensor], runs: Tensor) -> Tensor:
         """Losses (R,) of the wanted runs, NaN elsewhere; their gradients are written to `.grad`, those of others kept.
 
-        Forward and backward pass of a block follow each other while its activations are in the cache.
+        Forward and backward pass of a block follow each other, so that one block's activations are held at a time.
         """
         losses = torch.full((len(params[0]),), torch.nan, **self.like)
         for p in params:
@@ -212,7 +212,7 @@ class Objective:
         """Relative L1 and L2 errors (R,) on the test grid, or on the training points ("train")."""
         points = self._points(where)
         found = []
-        for r in range(len(params[0])):  # one run at a time: the test grid alone fills the cache
+        for r in range(len(params[0])):  # one run at a time: its 13,031 test points are work enough
             at = torch.tensor(points[r % len(points)], **self.like)[None]
             found.append(propagate([p[r:r + 1] for p in params], at)[0][0].double().cpu().numpy())
         if where not in self._exact:

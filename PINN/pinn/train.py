@@ -152,8 +152,7 @@ class Group:
         strategy = STRATEGIES[settings.strategy]
         self.rows = plan(settings, runs)
         seeds = [row.seed for row in self.rows]
-        self.net = MLP(seeds, settings.hidden, settings.dtype, settings.device)
-        self.params = list(self.net.parameters())
+        self.params = list(MLP(seeds, settings.hidden, settings.dtype, settings.device).parameters())
         self.objective = Objective(
             settings.system, [row.physical for row in self.rows], settings.others, settings.n,
             seeds if settings.data_seed is None else [settings.data_seed] * len(seeds),

@@ -44,7 +44,7 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_grad: a run's step ends when max |g| is not above this.
         tolerance_change: it ends when the loss or max |t d| changes by less, or the slope g . d is above minus this.
         history_size: pairs (s, y) kept.
-        group_size: runs that are walked together, default all. A few at a time keep their history in a CPU's cache.
+        group_size: runs that are walked together, default all. On a CPU a few share most of what there is to share.
 
     Attributes:
         active: (R,) bool, the runs that `step` advances; set it to leave runs out. While the closure is called it marks
@@ -287,7 +287,7 @@ class LBFGS(torch.optim.Optimizer):
             return products.permute(2, 0, 1).unflatten(2, (2, -1)).double().cpu()
         products = torch.zeros(len(vectors), len(index), 2, history.shape[2], dtype=history.dtype)
         for k, r in enumerate(index):  # on a CPU matrix-vector products beat one batched product,
-            for half in range(2):  # all with one matrix while it is in the cache
+            for half in range(2):  # and all with one matrix before the next is read
                 for i, v in enumerate(vectors):
                     torch.mv(history[r, half, :used], v[k], out=products[i, k, half, :used])
         return products.double()

@@ -115,7 +115,7 @@ class Strategy:
 
     @property
     def group_size(self) -> int | None:
-        """Runs that an optimizer walks together: on a CPU a few, so that their history stays in the cache."""
+        """Runs that an optimizer walks together: all on a GPU; 8 on a CPU, where they were faster than 4 or 1."""
         return None if self.params[0].is_cuda else min(8, self.objective.runs_a_block)
 
     def make_stages(self, options: Any, targets: Sequence[float]) -> list[Stage]:
