@@ -33,10 +33,10 @@ def main() -> int:
     try:
         rows, physical, seeds = parse(sys.argv[1:])
         for settings in rows:
-            check(settings, physical, seeds)
+            check(settings, settings.runs(physical, seeds))
         codes = []
         for settings in rows:
-            codes.append(train(settings, physical, seeds))
+            codes.append(train(settings, settings.runs(physical, seeds)))
             if codes[-1] == 75:
                 break
         return max(codes, key=(0, 3, 1, 75).index)

@@ -117,7 +117,6 @@ def parse(argv: Sequence[str]) -> tuple[list[Settings], list[float], list[int]]:
     seeds = unique(args.initial_seed, "--initial_seed")
     check_numbers(args)
     strategy, options = strategy_options(args, system)
-    STRATEGIES[strategy].plan(options, system.name, physical, seeds[:1] * len(physical))  # raises where they do not fit
     set_idx = args.set_idx
     if set_idx != "seed":
         if not set_idx.isdecimal() or int(set_idx) >= 2**32:
@@ -132,6 +131,7 @@ def parse(argv: Sequence[str]) -> tuple[list[Settings], list[float], list[int]]:
         log_every=args.log_every or LOG_EVERY[args.budget], checkpoint_seconds=args.checkpoint_every,
         save_model=args.save_model, save_points=args.new_data, force=args.force, wandb=args.wandb,
         wandb_project=args.wandb_project) for n in unique(args.num_res, "--num_res")]
+    settings[0].plan([run.key for run in settings[0].runs(physical, seeds[:1])])  # raises where they do not fit
     Wandb(args.wandb)  # missing? better now than after the run folders are made
     torch.set_float32_matmul_precision("highest")  # TF32 would cost the L-BFGS runs their last digits
     return settings, physical, seeds

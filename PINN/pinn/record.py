@@ -75,10 +75,11 @@ class Run(Claimable):
     starts of the same run (device, force, wandb, save_path, log settings).
     """
 
-    def __init__(self, save_path: Path, key: RunKey, config: dict[str, Any], volatile: Collection[str] = ()) -> None:
-        """Describe the run; nothing is touched on disk."""
+    def __init__(self, save_path: Path, key: RunKey, config: dict[str, Any], volatile: Collection[str] = (),
+                 flag: str = "--save_path") -> None:
+        """Describe the run; nothing is touched on disk. `flag` is how the command line calls the save path."""
         super().__init__(Path(save_path) / key.folder())
-        self.save_path = Path(save_path)
+        self.save_path, self.flag = Path(save_path), flag
         self.key, self.config, self.volatile = key, config, frozenset(volatile)
         self._checkpoint = self.path / "checkpoint.pt"
         self._previous = self.path / "checkpoint.prev.pt"
@@ -108,7 +109,7 @@ class Run(Claimable):
         if changes:
             raise UsageError(
                 f"{self.path} holds a run with other arguments: {', '.join(changes)}; "
-                "use another --save_path or --force"
+                f"use another {self.flag} or --force"
             )
 
     def prepare(self, force: bool = False) -> None:
@@ -130,7 +131,7 @@ class Run(Claimable):
             try:
                 write_json(self.path / "config.json", self.config)
             except OSError as error:
-                raise UsageError(f"--save_path {self.save_path}: cannot write: {error}") from error
+                raise UsageError(f"{self.flag} {self.save_path}: cannot write: {error}") from error
 
     def claim(self) -> bool:
         """Take the run for this process; False (see `holder`) when a living process has it.
@@ -141,7 +142,7 @@ class Run(Claimable):
         try:
             return super().claim()
         except OSError as error:
-            raise UsageError(f"--save_path {self.save_path}: cannot write: {error}") from error
+            raise UsageError(f"{self.flag} {self.save_path}: cannot write: {error}") from error
 
     def release(self) -> None:
         """Give the claim back, if it is ours, and close the history."""

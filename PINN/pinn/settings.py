@@ -1,14 +1,20 @@
 """What one row of a regime map is trained with, and the run folders that belong to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pinn.data import Grid
+from pinn.model import MLP
+from pinn.objective import Objective
 from pinn.pdes import System
 from pinn.record import Run, RunKey
-from pinn.strategies.base import flatten
+from pinn.strategies import STRATEGIES
+from pinn.strategies.base import Row, Strategy, flatten
 
 #: Arguments that may change between two starts of one run.
 VOLATILE = ("device", "budget", "log_every")
@@ -49,6 +55,15 @@ class Settings:
         """What a progress line calls this row."""
         return f"{self.system.name}/{self.strategy} n_{self.n}"
 
+    @property
+    def wandb_group(self) -> str:
+        """One group a map."""
+        return f"{self.system.name}-{self.strategy}"
+
+    def runs(self, physical: Sequence[float], seeds: Sequence[int]) -> list[Run]:
+        """The run folders of every (physical value, seed)."""
+        return [self.run(value, seed) for value in physical for seed in seeds]
+
     def run(self, physical: float, seed: int) -> Run:
         """The run folder of one cell and seed."""
         key = RunKey("PINN", "PINN", self.system.name, self.strategy, self.system.physical, physical, "n", self.n, seed)
@@ -61,3 +76,19 @@ class Settings:
             "budget": self.budget, "log_every": self.log_every, "device": str(self.device),
         }
         return Run(self.save_path, key, config, VOLATILE)
+
+    def plan(self, keys: Sequence[RunKey]) -> list[Row]:
+        """The rows that train these runs."""
+        return STRATEGIES[self.strategy].plan(self.options, keys)
+
+    def build(self, rows: Sequence[Row]) -> tuple[list[Tensor], Strategy]:
+        """Initial weights of these rows, and the strategy that trains them."""
+        seeds = [row.seed for row in rows]
+        params = list(MLP(seeds, self.hidden, self.dtype, self.device).parameters())
+        objective = Objective(
+            self.system, [row.physical for row in rows], self.others, self.n,
+            seeds if self.data_seed is None else [self.data_seed] * len(seeds), Grid(self.system.x_range, *self.grid),
+            loss=self.loss, weight=self.weight, periodic_slope=self.periodic_slope, dtype=self.dtype,
+            device=self.device)
+        objective.save_points = self.save_points
+        return params, STRATEGIES[self.strategy](self.options, objective, params, rows)

@@ -3,6 +3,9 @@
 Everything is per row of the stack: iterations, stopping, divergence, logging, checkpoints. A step is one call of the
 optimizer; signals are obeyed and checkpoints written between steps. Position (stage, step) of a checkpoint counts the
 steps within a stage.
+
+What is trained is the module's: `Settings` makes the rows, the weights and the strategy, and the strategy's objective
+evaluates them (`strategies/base.py` says what both must offer).
 """
 
 import math
@@ -12,27 +15,20 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pinn.data import Grid
-from pinn.files import UsageError
-from pinn.model import MLP
-from pinn.objective import Objective
-from pinn.optimizers.lbfgs import LBFGS
-from pinn.optimizers.nncg import NNCG
-from pinn.record import REQUEUE, Run, claim_all, common_position
-from pinn.session import Progress, Signals, Wandb, environment, keep_freed_memory
-from pinn.settings import Settings
-from pinn.strategies import STRATEGIES
-from pinn.strategies.base import Row, Stage, Strategy
+from .files import UsageError
+from .record import REQUEUE, Run, claim_all, common_position
+from .session import Progress, Signals, Wandb, environment, keep_freed_memory
+from .settings import Settings
+from .strategies.base import Stage
 
 BUSY = 3  # exit code: nothing failed, but another process holds some of the runs
 
 
-def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -> int:
-    """Train the runs of every (physical value, seed) side by side and record them.
+def train(settings: Settings, runs: Sequence[Run]) -> int:
+    """Train these runs side by side and record them.
 
     Returns:
         0 when all are done, 1 when some failed, 3 when another process has some, 75 when interrupted by a signal
@@ -41,7 +37,7 @@ def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -
     Raises:
         UsageError: for a run folder that cannot be written or holds another configuration.
     """
-    runs = check(settings, physical, seeds)
+    check(settings, runs)
     for run in runs:
         if settings.force or not run.is_done():
             run.prepare(settings.force)
@@ -83,17 +79,15 @@ def train(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -
     return code
 
 
-def check(settings: Settings, physical: Sequence[float], seeds: Sequence[int]) -> list[Run]:
-    """The runs, after a look that none of their folders holds another configuration; nothing is written.
+def check(settings: Settings, runs: Sequence[Run]) -> None:
+    """Look that none of the folders holds another configuration; nothing is written.
 
     Raises:
         UsageError: naming the arguments that differ.
     """
-    runs = [settings.run(value, seed) for value in physical for seed in seeds]
     if not settings.force:
         for run in runs:
             run.check_config()
-    return runs
 
 
 def groups(settings: Settings, runs: Sequence[Run]) -> list[tuple[tuple[int, ...] | None, list[Run]]]:
@@ -105,7 +99,7 @@ def groups(settings: Settings, runs: Sequence[Run]) -> list[tuple[tuple[int, ...
     found, fresh = [], []
     for position, group in common_position(runs):
         lost = []
-        for row in plan(settings, group) if position else []:
+        for row in settings.plan([run.key for run in group]) if position else []:
             if not group[row.owner].load(position):
                 lost += [group[k] for k, _ in row.runs]
         for run in lost:
@@ -115,12 +109,6 @@ def groups(settings: Settings, runs: Sequence[Run]) -> list[tuple[tuple[int, ...
         if position and kept:
             found.append((position, kept))
     return [*found, (None, [run for run in runs if run in fresh])] if fresh else found
-
-
-def plan(settings: Settings, runs: Sequence[Run]) -> list[Row]:
-    """The rows that train these runs."""
-    return STRATEGIES[settings.strategy].plan(settings.options, settings.system.name,
-                                              [run.key.physical_value for run in runs], [run.key.seed for run in runs])
 
 
 @dataclass
@@ -149,25 +137,21 @@ class Group:
     def __init__(self, settings: Settings, runs: Sequence[Run], position: tuple[int, ...] | None) -> None:
         self.settings, self.runs = settings, list(runs)
         self.failed: set[int] = set()  # runs whose result could not be written
-        strategy = STRATEGIES[settings.strategy]
-        self.rows = plan(settings, runs)
-        seeds = [row.seed for row in self.rows]
-        self.params = list(MLP(seeds, settings.hidden, settings.dtype, settings.device).parameters())
-        self.objective = Objective(
-            settings.system, [row.physical for row in self.rows], settings.others, settings.n,
-            seeds if settings.data_seed is None else [settings.data_seed] * len(seeds),
-            Grid(settings.system.x_range, *settings.grid), loss=settings.loss, weight=settings.weight,
-            periodic_slope=settings.periodic_slope, dtype=settings.dtype, device=settings.device)
-        self.strategy: Strategy = strategy(settings.options, self.objective, self.params, self.rows)
+        self.rows = settings.plan([run.key for run in runs])
+        self.params, self.strategy = settings.build(self.rows)
+        self.objective = self.strategy.objective
         self.stages = self.strategy.stages
         for row in self.rows:
             row.runs = [(k, stage % len(self.stages)) for k, stage in row.runs]
         self.counters = [Counters() for _ in self.rows]
+        self.lengths = [sum(stage.length(r) for stage in self.stages[:row.last_stage + 1])
+                        for r, row in enumerate(self.rows)]
+        self.calls = torch.zeros(len(self.rows), dtype=torch.int64)  # evaluations in the step at work
         self.stage, self.steps = 0, 0
         self.optimizer: torch.optim.Optimizer | None = None
         self.environment = environment(settings.device)
         self.progress = Progress(settings.label)
-        self.wandb = Wandb(settings.wandb, settings.wandb_project, group=f"{settings.system.name}-{settings.strategy}")
+        self.wandb = Wandb(settings.wandb, settings.wandb_project, group=settings.wandb_group)
         self.clock = self.saved = time.monotonic()
         if position is not None:
             self.resume(position)
@@ -206,47 +190,39 @@ class Group:
     def active(self, stage: Stage) -> Tensor:
         """Rows (R,) that this stage still advances."""
         out_of_steps = stage.steps is not None and self.steps >= stage.steps
-        return torch.tensor([not (c.stopped or c.diverged or out_of_steps) and c.in_stage < stage.iterations
+        return torch.tensor([not (c.stopped or c.diverged or out_of_steps) and c.in_stage < stage.length(r)
                              and row.last_stage >= self.stage
-                             for c, row in zip(self.counters, self.rows, strict=True)])
+                             for r, (c, row) in enumerate(zip(self.counters, self.rows, strict=True))])
 
     def step(self, stage: Stage) -> None:
         """One call of the optimizer for all active rows, then bookkeeping."""
         active, optimizer = self.active(stage), self.optimizer
-        before = min((c.total for c, a in zip(self.counters, active, strict=True) if a), default=0)
+        running = active.nonzero().flatten().tolist()
+        before = min(self.counters[r].total for r in running)
         self.strategy.before_step(active)
-        idle = (~active).nonzero().flatten()
-        if isinstance(optimizer, (LBFGS, NNCG)):
-            optimizer.active = active
-            if isinstance(optimizer, LBFGS):
-                optimizer.limit = torch.full((len(active),), stage.iterations)
-            losses = optimizer.step(self.closure(optimizer))
-        else:
-            kept = [p[idle].clone() for p in self.params] if len(idle) else None
-            losses = optimizer.step(self.closure(optimizer, active))
-            if kept:
-                with torch.no_grad():
-                    for p, rows in zip(self.params, kept, strict=True):
-                        p[idle] = rows
+        optimizer.active = active
+        if hasattr(optimizer, "limit"):
+            optimizer.limit = torch.tensor([stage.length(r) for r in range(len(active))])
+        losses = optimizer.step(self.closure(optimizer))
         self.strategy.after_step(active)
         self.steps += 1
         now = time.monotonic()
-        for r, loss in enumerate(losses.tolist()):
-            if active[r]:
-                self.count(r, loss, now - self.clock)
+        losses, calls = losses.cpu(), self.calls.tolist()
+        for r, loss in zip(running, losses[running].tolist(), strict=True):
+            self.counters[r].evaluations += calls[r]
+            self.count(r, loss, now - self.clock, last=self.steps == stage.steps)
+        self.calls.zero_()
         self.clock = now
-        every, running = self.settings.log_every, [r for r in range(len(active)) if active[r]]
+        every = self.settings.log_every
         if before // every < min(self.counters[r].total for r in running) // every:
             self.log(running)
         self.show(losses)
 
-    def closure(self, optimizer: torch.optim.Optimizer, active: Tensor | None = None):
-        """What the optimizer calls: evaluates the rows that it marks as active (else `active`)."""
+    def closure(self, optimizer: torch.optim.Optimizer):
+        """What the optimizer calls: evaluates the rows that it marks as active."""
         def rows() -> Tensor:
-            wanted = optimizer.active if active is None else active
-            for r in wanted.nonzero().flatten().tolist():
-                self.counters[r].evaluations += 1
-            return wanted
+            self.calls += optimizer.active
+            return optimizer.active
 
         def backward() -> Tensor:
             wanted = rows()
@@ -257,40 +233,34 @@ class Group:
 
         def graph() -> Tensor:
             return self.objective.losses(self.params, rows().nonzero().flatten())
-        return graph if isinstance(optimizer, NNCG) else backward
+        return graph if getattr(optimizer, "wants_graph", False) else backward
 
-    def count(self, r: int, loss: float, seconds: float) -> None:
-        """Book what the last step did to row r."""
+    def count(self, r: int, loss: float, seconds: float, last: bool) -> None:
+        """Book what a step, the last of its stage or not, did to row r."""
         counter, optimizer = self.counters[r], self.optimizer
         counter.seconds += seconds
-        before = counter.in_stage
-        counter.in_stage = int(optimizer.run_state["n_iter"][r]) if hasattr(optimizer, "run_state") else before + 1
-        if not math.isfinite(loss):
-            counter.diverged, counter.reason = True, "non_finite"
-        elif isinstance(optimizer, LBFGS):
-            reason = optimizer.stop_reason(r)
-            stuck = reason in ("tolerance_grad", "no_descent") or not optimizer.run_state["moved"][r]
-            if reason == "non_finite":
-                counter.diverged, counter.reason = True, reason
-            elif stuck and not self.strategy.redraws:
-                counter.stopped, counter.reason = True, reason
-        elif isinstance(optimizer, NNCG) and optimizer.stop_reason(r):
-            counter.stopped, counter.reason = True, optimizer.stop_reason(r)
-            counter.diverged = counter.reason == "non_finite"  # the gradient
+        counter.in_stage = int(optimizer.run_state["n_iter"][r])
+        reason = optimizer.ended(r) if math.isfinite(loss) else "non_finite"
+        if reason == "non_finite":
+            counter.diverged, counter.reason = True, reason
+        elif reason and not self.strategy.redraws:
+            counter.stopped, counter.reason = True, reason
+        elif last and hasattr(optimizer, "stop_reason") and optimizer.stop_reason(r) not in ("", "max_iter"):
+            counter.reason = optimizer.stop_reason(r)
 
     def end_stage(self, stage: Stage) -> None:
         """Record the runs that are complete, and go to the next stage."""
         rows = [r for r, row in enumerate(self.rows) if row.last_stage >= self.stage]
-        terms, errors = self.log(rows)
+        columns = self.log(rows)
         last = self.stage == len(self.stages) - 1
         for r in rows:
             counter = self.counters[r]
             if self.strategy.marks and not last:
-                counter.marks |= {f"{stage.name}_train_loss": terms["loss"][r], f"{stage.name}_test_error": errors[r]}
+                counter.marks |= {f"{stage.name}_{name}": columns[name][r] for name in ("train_loss", "test_error")}
         ending = [(r, k) for r in rows for k, end in self.rows[r].runs if end == self.stage]
         if ending:
             self.save()  # killed while they are recorded, the others go on from here, with the same company
-            self.finish(ending, terms)
+            self.finish(ending, columns)
         for counter in self.counters:
             counter.iterations, counter.in_stage = counter.total, 0
             if not (last or counter.diverged):
@@ -299,74 +269,60 @@ class Group:
 
     # Records ----------------------------------------------------------------------------------------------------
 
-    def log(self, rows: Sequence[int]) -> tuple[dict[str, list[float]], list[float]]:
-        """Append a line to the histories of these rows; returns the loss terms and test errors, by row."""
+    def log(self, rows: Sequence[int]) -> dict[str, list[float]]:
+        """Append a line to the histories of these rows; returns the columns, (R,) each."""
         wanted = torch.tensor(list(rows))  # only these: rounding depends on the company
-        terms = {name: value.tolist() for name, value in self.objective.terms(self.params, wanted).items()}
-        errors = self.objective.errors(self.params)[1].tolist()
-        norms = terms["grad_norm"] = self.gradient_norms(wanted)
+        columns = self.objective.columns(self.params, wanted)
+        columns["grad_norm"] = self.objective.gradient_norms(self.params, wanted)
         extra = self.strategy.columns()
-        if isinstance(self.optimizer, NNCG):
-            info = self.optimizer.info
-            extra |= {name: info[name].tolist() for name in ("step_size", "cg_iterations", "cg_residual", "mu")}
+        if hasattr(self.optimizer, "columns"):
+            extra |= self.optimizer.columns()
         for r in rows:
             counter = self.counters[r]
             if counter.logged == counter.total:  # the end of a stage often is a time to log as well
                 continue
             counter.logged = counter.total
-            line = {"iteration": counter.total, "stage": self.stages[self.stage].name, "train_loss": terms["loss"][r],
-                    "loss_pde": terms["pde"][r], "loss_bc": terms["bc"][r], "loss_ic": terms["ic"][r],
-                    "test_error": errors[r], "grad_norm": norms[r], "evaluations": counter.evaluations,
-                    "seconds": round(counter.seconds, 3)} | {name: column[r] for name, column in extra.items()}
+            line = {"iteration": counter.total, "stage": self.stages[self.stage].name,
+                    **{name: column[r] for name, column in columns.items()}, "evaluations": counter.evaluations,
+                    "seconds": round(counter.seconds, 3), **{name: column[r] for name, column in extra.items()}}
             for k, end in self.rows[r].runs:
                 if end >= self.stage and k not in self.failed and not self.runs[k].is_done():
                     self.runs[k].log(line)
                     self.wandb.log(self.runs[k], line)
-        return terms, errors
+        return columns
 
-    def gradient_norms(self, rows: Tensor) -> list[float]:
-        """|gradient| of what is minimised, of these rows, at their collocation points and weights as they are now."""
-        kept, self.objective.residual_points = self.objective.residual_points, self.objective.interior
-        self.objective.backward(self.params, rows)
-        self.objective.residual_points = kept
-        return torch.cat([p.grad.flatten(1) for p in self.params], 1).norm(dim=1).tolist()
-
-    def finish(self, ending: Sequence[tuple[int, int]], terms: dict[str, list[float]]) -> None:
+    def finish(self, ending: Sequence[tuple[int, int]], columns: dict[str, list[float]]) -> None:
         """Write the final records of (row, run) pairs."""
-        l1, l2 = self.objective.errors(self.params)
-        train_l1, train_l2 = self.objective.errors(self.params, "train")
+        columns = columns | self.objective.results(self.params)
         for r, k in ending:
             run, counter = self.runs[k], self.counters[r]
             if run.is_done():
                 continue
-            metrics = {"loss_pde": terms["pde"][r], "loss_bc": terms["bc"][r], "loss_ic": terms["ic"][r],
-                       "test_l1re": l1[r], "test_l2re": l2[r], "train_l1re": train_l1[r], "train_l2re": train_l2[r],
-                       "grad_norm": terms["grad_norm"][r], "runs_side_by_side": len(self.rows), **counter.marks}
+            metrics = {name: column[r] for name, column in columns.items()}
+            result = {name: metrics.pop(name) for name in ("train_loss", "test_error")}
+            metrics |= {"runs_side_by_side": len(self.rows), **counter.marks}
             model = {"params": [p[r].detach().cpu().clone() for p in self.params], "config": run.config}
             try:
-                if self.settings.save_points:
-                    points = self.objective.interior[r % len(self.objective.interior)].cpu().numpy()
-                    np.savez(run.path / "points.npz", residual=points, test=self.objective.grid.coarse().all_points())
-                run.finish(status="diverged" if counter.diverged else "finished", stop_reason=counter.reason,
-                           train_loss=terms["loss"][r], test_error=float(l2[r]), metrics=metrics,
-                           iterations=counter.total, evaluations=counter.evaluations, seconds=round(counter.seconds, 3),
-                           environment=self.environment, model=model if self.settings.save_model else None)
+                self.objective.write_files(run.path, r)
+                run.finish(status="diverged" if counter.diverged else "finished", stop_reason=counter.reason, **result,
+                           metrics=metrics, iterations=counter.total, evaluations=counter.evaluations,
+                           seconds=round(counter.seconds, 3), environment=self.environment,
+                           model=model if self.settings.save_model else None)
             except OSError as error:  # its folder is gone, or the disk is full: the other runs go on
                 self.failed.add(k)
                 run.fail(error)
                 print(f"failed: {run.path}: {error}", file=sys.stderr)
                 continue
-            self.wandb.finish(run, {"train_loss": terms["loss"][r], "test_error": float(l2[r])})
+            self.wandb.finish(run, result)
 
     def show(self, losses: Tensor) -> None:
         """The progress line: iterations of all rows, and the median loss of those at work."""
-        lengths = [sum(stage.iterations for stage in self.stages[:row.last_stage + 1]) for row in self.rows]
         ended = [c.diverged or (c.stopped and self.stage == row.last_stage) or row.last_stage < self.stage
                  for c, row in zip(self.counters, self.rows, strict=True)]
         done = sum(length if over else min(c.total, length)
-                   for length, over, c in zip(lengths, ended, self.counters, strict=True))
+                   for length, over, c in zip(self.lengths, ended, self.counters, strict=True))
         finite = losses[losses.isfinite()]
-        self.progress.update(done, sum(lengths), (len(self.rows) - sum(ended), len(self.rows)),
+        self.progress.update(done, sum(self.lengths), (len(self.rows) - sum(ended), len(self.rows)),
                              loss=float(finite.median()) if len(finite) else math.nan)
 
     # Checkpoints ------------------------------------------------------------------------------------------------
@@ -376,7 +332,7 @@ class Group:
         position, complete = (self.stage, self.steps), True
         for r, row in enumerate(self.rows):
             state = {"params": [p[r].detach() for p in self.params], "counters": vars(self.counters[r]),
-                     "optimizer": optimizer_row(self.optimizer, r, len(self.rows)),
+                     "optimizer": {name: value[r] for name, value in self.optimizer.run_state.items()},
                      "strategy": {name: value[r] for name, value in self.strategy.state.items()}}
             for k, _ in row.runs:
                 if k not in self.failed and not self.runs[k].is_done():
@@ -399,25 +355,6 @@ class Group:
             rows = torch.stack([state["strategy"][name] for state in states])
             self.strategy.state[name] = rows.to(self.settings.device) if rows.is_floating_point() else rows
         self.optimizer = self.stages[self.stage].build(self.params)
-        fill_optimizer(self.optimizer, [state["optimizer"] for state in states])
-
-
-def optimizer_row(optimizer: torch.optim.Optimizer, r: int, rows: int) -> dict[str, dict[str, Tensor]]:
-    """What an optimizer holds for row r: every tensor with leading axis R gives its row, others are common."""
-    def row(value: Tensor) -> Tensor:
-        return value[r] if value.ndim and len(value) == rows else value
-    params = optimizer.param_groups[0]["params"]
-    return {str(i): {name: row(value) for name, value in optimizer.state[p].items()}
-            for i, p in enumerate(params) if p in optimizer.state}
-
-
-def fill_optimizer(optimizer: torch.optim.Optimizer, states: Sequence[dict[str, dict[str, Tensor]]]) -> None:
-    """Put rows from `optimizer_row` back into a fresh optimizer, on the devices and with the types they had."""
-    params = optimizer.param_groups[0]["params"]
-    for i, p in enumerate(params):
-        for name, value in states[0].get(str(i), {}).items():
-            common = name == "step"  # Adam counts the steps of all rows together
-            new = value if common else torch.stack([state[str(i)][name] for state in states])
-            old = optimizer.state[p].get(name)
-            device = old.device if old is not None else p.device if new.ndim else new.device
-            optimizer.state[p][name] = new.clone().to(device)
+        for name, fresh in self.optimizer.run_state.items():
+            rows = torch.stack([state["optimizer"][name] for state in states])
+            self.optimizer.run_state[name] = rows.to(fresh.device)

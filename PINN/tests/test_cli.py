@@ -45,7 +45,7 @@ KEYS = ("schema module model system strategy physical data seed train_loss test_
 def train(arguments: str, path: Path) -> list[int]:
     """Run in this process; exit codes by row of the map."""
     settings, physical, seeds = parse([*shlex.split(arguments), "--save_path", str(path)])
-    return [training.train(s, physical, seeds) for s in settings]
+    return [training.train(s, s.runs(physical, seeds)) for s in settings]
 
 
 def results(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pinn.model import MLP
 from pinn.objective import Objective
 from pinn.optimizers.lbfgs import LBFGS
 from pinn.pdes import SYSTEMS
+from pinn.record import RunKey
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import Row, flatten, set_option
 from pinn.strategies.curriculum import Options as Chain
@@ -21,7 +22,11 @@ from pinn.train import train
 
 
 def rows(count):
-    return [Row(seed, 1.0, [(seed, -1)]) for seed in range(count)]
+    return [Row(key(1.0, seed), [(seed, -1)]) for seed in range(count)]
+
+
+def key(physical, seed, system="convection"):
+    return RunKey("PINN", "PINN", system, "cl", "beta", physical, "n", 30, seed)
 
 
 class Constrained:
@@ -35,7 +40,7 @@ class Constrained:
     b = torch.tensor([1.0, 4.0], dtype=torch.float64)
     components = [SimpleNamespace(name="pde"), SimpleNamespace(name="bc")]
     like = {"dtype": torch.float64}
-    runs_a_block, weight_decay = 4, 0.0
+    group_size, weight_decay = None, 0.0
 
     def soft_density(self, name, c, runs, points):
         return c.square()
@@ -132,10 +137,10 @@ def test_curriculum_reaches_70_in_140_stages():
 
 def test_curriculum_shares_chains():
     plan = STRATEGIES["cl"].plan
-    found = plan(Chain(), "convection", [5.0, 20.0, 7.3, 5.0, 20.0], [0, 0, 0, 1, 1])
+    found = plan(Chain(), [key(5.0, 0), key(20.0, 0), key(7.3, 0), key(5.0, 1), key(20.0, 1)])
     by_end = {(row.physical, row.seed): dict(row.runs) for row in found}
     assert by_end == {(20.0, 0): {1: 39, 0: 9}, (20.0, 1): {4: 39, 3: 9}, (7.3, 0): {2: 14}}
-    assert len(plan(Chain(redraw=True), "convection", [5.0, 20.0], [0, 0])) == 2
+    assert len(plan(Chain(redraw=True), [key(5.0, 0), key(20.0, 0)])) == 2
 
 
 def command(tmp_path, *extra):
@@ -153,7 +158,7 @@ def test_a_target_on_the_chain_ends_as_a_chain_of_its_own(tmp_path):
     for name, betas in [("shared", "[2, 6, 5]"), ("alone2", "[2]"), ("alone5", "[5]"), ("alone6", "[6]")]:
         settings, physical, seeds = command(tmp_path / name, "--pde_params", f'{{"beta": {betas}}}',
                                             "--initial_seed", "0", *flags)
-        assert train(settings[0], physical, seeds) == 0
+        assert train(settings[0], settings[0].runs(physical, seeds)) == 0
     for beta in (2, 5, 6):
         shared, alone = (record(tmp_path / name, "cl", beta) for name in ("shared", f"alone{beta}"))
         assert shared["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)

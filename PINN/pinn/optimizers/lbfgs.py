@@ -101,6 +101,12 @@ class LBFGS(torch.optim.Optimizer):
         """Why this run's last step ended, one of `REASONS`."""
         return REASONS[int(self.run_state["stop"][run])]
 
+    def ended(self, run: int) -> str:
+        """Why the run cannot go on, "" when it can: no step is possible from where it is."""
+        reason = self.stop_reason(run)
+        final = reason in ("tolerance_grad", "no_descent", "non_finite") or not self.run_state["moved"][run]
+        return reason if final else ""
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Up to `max_iter` iterations of every active run.

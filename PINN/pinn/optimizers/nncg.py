@@ -197,6 +197,8 @@ class NNCG(torch.optim.Optimizer):
         ValueError: an argument out of range, parameters not stacked alike, or seeds not one a run.
     """
 
+    wants_graph = True  # the closure returns losses with graph and calls no backward
+
     def __init__(self, params: Iterable[Tensor], lr: float = 1.0, rank: int = 50, mu: float = 1e-2,
                  update_freq: int = 20, cg_tol: float = 1e-3, cg_max_iter: int = 1000, chunk_size: int = 1,
                  max_trials: int = 30, max_mu: float = 100.0, tolerance_grad: float = 1e-7, patience: int = 2,
@@ -262,6 +264,13 @@ class NNCG(torch.optim.Optimizer):
         in `patience` consecutive steps at max_mu. A run that is active nevertheless is tried again.
         """
         return STOP[int(self.run_state["stop"][run])]
+
+    ended = stop_reason
+
+    def columns(self) -> dict[str, list[float]]:
+        """What a history shows of the last step of each run."""
+        info = self.info
+        return {name: info[name].tolist() for name in ("step_size", "cg_iterations", "cg_residual", "mu")}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:

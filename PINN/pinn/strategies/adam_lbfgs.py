@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pinn.strategies.base import AdamOptions, LBFGSOptions, Stage, Strategy
+from pinn.strategies.base import Stage, Strategy
+from pinn.strategies.options import AdamOptions, LBFGSOptions
 
 
 @dataclass

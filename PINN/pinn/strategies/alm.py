@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pinn.strategies.base import AdamOptions, LBFGSOptions, Stage, Strategy
+from pinn.strategies.base import Stage, Strategy
+from pinn.strategies.options import AdamOptions, LBFGSOptions
 
 
 @dataclass

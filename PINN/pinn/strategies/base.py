@@ -1,8 +1,8 @@
 """What the strategies share: stages, options, and the hooks that the training loop calls.
 
 A strategy is a list of stages, each an optimizer with a number of iterations, and whatever it changes on the way: the
-density of the loss (`alm`), the physical value (`cl`), the collocation points (`ropinn`). To add one, copy the file of
-the nearest sibling, change the idea, and enter the class in `strategies/__init__.py`.
+density of the loss, the physical value, the training points. To add one, copy the file of the nearest sibling, change
+the idea, and enter the class in `strategies/__init__.py`.
 
 Rows and runs: the training loop moves R stacked networks, the rows. A run (a run folder) is read off a row after one
 of its stages; for all strategies but the curriculum a row serves one run, at its last stage.
@@ -12,68 +12,80 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, get_args, get_type_hints
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pinn.files import UsageError
-from pinn.objective import Objective
-from pinn.optimizers.lbfgs import LBFGS
+from ..files import UsageError
+from ..record import RunKey
 
 
-@dataclass
-class AdamOptions:
-    """Adam (Kingma and Ba 2015)."""
+class Objective(Protocol):
+    """What is minimised and measured, for R stacked networks; the training loop asks for no more than this.
 
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    `rows` (r,) are the wanted ones, ascending. What is returned for all R is arbitrary for the others.
+    """
 
-    def build(self, params: Sequence[Tensor], group_size: int | None = None) -> torch.optim.Optimizer:
-        """Adam acts on every weight by itself, so stacked runs do not touch each other."""
-        return torch.optim.Adam(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
+    group_size: int | None  # rows that an optimizer should walk together, None: all
 
+    def backward(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Losses (R,) of the wanted rows; their gradients are written to `.grad`."""
 
-@dataclass
-class LBFGSOptions:
-    """L-BFGS with a strong-Wolfe line search; the paper's Table 2."""
+    def losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Losses (R,) with the graph that a Hessian-vector product needs."""
 
-    lr: float = 1.0
-    max_iter: int = 20
-    history_size: int = 100
-    tolerance_grad: float = 1e-7
-    tolerance_change: float = 1e-9
+    def columns(self, params: Sequence[Tensor], rows: Tensor) -> dict[str, list[float]]:
+        """Columns of the history, (R,) each: `train_loss`, `test_error` and whatever else is worth a look."""
 
-    def build(self, params: Sequence[Tensor], group_size: int | None = None) -> LBFGS:
-        """A fresh L-BFGS; `group_size` runs are walked together."""
-        return LBFGS(params, lr=self.lr, max_iter=self.max_iter, history_size=self.history_size,
-                     tolerance_grad=self.tolerance_grad, tolerance_change=self.tolerance_change,
-                     group_size=group_size)
+    def gradient_norms(self, params: Sequence[Tensor], rows: Tensor) -> list[float]:
+        """|gradient| of what is minimised, (R,)."""
+
+    def results(self, params: Sequence[Tensor]) -> dict[str, list[float]]:
+        """More numbers for metrics.json, (R,) each; computed once, at the end."""
+
+    def write_files(self, folder: Path, row: int) -> None:
+        """Write more files into the run folder of a row, before its result."""
 
 
 @dataclass
 class Stage:
-    """Training with one optimizer: ends after `iterations` of each row, or `steps` calls of the optimizer."""
+    """Training with one optimizer: ends after `iterations` of each row, or `steps` calls of the optimizer.
+
+    `iterations` is a number for all rows, or a list with one for each.
+    """
 
     name: str
-    iterations: int
+    iterations: int | list[int]
     build: Callable[[Sequence[Tensor]], torch.optim.Optimizer]
     steps: int | None = None
+
+    def length(self, row: int) -> int:
+        """Iterations of this row."""
+        return self.iterations if isinstance(self.iterations, int) else self.iterations[row]
 
 
 @dataclass
 class Row:
-    """One stacked network: its seed, the physical value it ends at, and the runs that are read off it.
+    """One stacked network: where it ends, and the runs that are read off it.
 
     `runs` pairs each run's position in the caller's list with the stage after which it is complete.
     """
 
-    seed: int
-    physical: float
+    key: RunKey
     runs: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the weights."""
+        return self.key.seed
+
+    @property
+    def physical(self) -> float:
+        """The physical value that the row ends at."""
+        return self.key.physical_value
 
     @property
     def owner(self) -> int:
@@ -87,7 +99,7 @@ class Row:
 
 
 class Strategy:
-    """The soft-constrained loss, unchanged through all stages. Subclasses say what differs.
+    """One loss, unchanged through all stages. Subclasses say what differs.
 
     Attributes:
         name: as on the command line and in the run folder.
@@ -115,22 +127,22 @@ class Strategy:
 
     @property
     def group_size(self) -> int | None:
-        """Runs that an optimizer walks together: all on a GPU; 8 on a CPU, where they were faster than 4 or 1."""
-        return None if self.params[0].is_cuda else min(8, self.objective.runs_a_block)
+        """Runs that an optimizer should walk together."""
+        return self.objective.group_size
 
     def make_stages(self, options: Any, targets: Sequence[float]) -> list[Stage]:
         """The stages in order; `targets` are the physical values that the rows end at."""
         raise NotImplementedError
 
     @classmethod
-    def plan(cls, options: Any, system: str, physical: Sequence[float], seeds: Sequence[int]) -> list[Row]:
-        """Rows for runs with these physical values and seeds; a run ends with the last stage (-1)."""
-        return [Row(seed, value, [(k, -1)]) for k, (value, seed) in enumerate(zip(physical, seeds, strict=True))]
+    def plan(cls, options: Any, keys: Sequence[RunKey]) -> list[Row]:
+        """Rows for these runs; a run ends with the last stage (-1)."""
+        return [Row(key, [(k, -1)]) for k, key in enumerate(keys)]
 
     @classmethod
     def set_epochs(cls, options: Any, epochs: int) -> None:
-        """The published `--epochs`: calls of the optimizer's step, 20 inner iterations each for L-BFGS."""
-        options.iterations = epochs * options.lbfgs.max_iter
+        """The published `--epochs`: calls of the optimizer's step."""
+        raise NotImplementedError
 
     def advance(self, stage: int) -> None:
         """Called once when a stage begins; may change `state`."""

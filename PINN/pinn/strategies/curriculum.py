@@ -16,7 +16,9 @@ from torch import Tensor
 
 from pinn.data import collocation_indices
 from pinn.files import UsageError
-from pinn.strategies.base import AdamOptions, LBFGSOptions, Row, Stage, Strategy, stream_seed
+from pinn.record import RunKey
+from pinn.strategies.base import Row, Stage, Strategy, stream_seed
+from pinn.strategies.options import AdamOptions, LBFGSOptions
 
 #: Increment a stage, so that 120 to 140 stages reach the hardest value of the paper's map.
 INCREMENTS = {"convection": 0.5, "reaction": 0.1, "wave": 0.05, "reaction_diffusion": 0.25}
@@ -72,19 +74,20 @@ class Curriculum(Strategy):
         return [Stage(f"{self.objective.system.physical}={value:g}", options.iterations, build) for value in longest]
 
     @classmethod
-    def plan(cls, options: Options, system: str, physical: Sequence[float], seeds: Sequence[int]) -> list[Row]:
+    def plan(cls, options: Options, keys: Sequence[RunKey]) -> list[Row]:
         """Targets of one seed that lie on the chain of a harder one become stops of its row."""
         rows: list[Row] = []
-        for k in sorted(range(len(physical)), key=lambda k: -physical[k]):
+        for k in sorted(range(len(keys)), key=lambda k: -keys[k].physical_value):
+            key = keys[k]
             for row in rows:
-                chain = [] if options.redraw or row.seed != seeds[k] else values(options, system, row.physical)
-                stop = next((i for i, v in enumerate(chain) if math.isclose(v, physical[k], rel_tol=1e-9)), None)
+                shared = not options.redraw and row.seed == key.seed
+                chain = values(options, key.system, row.physical) if shared else []
+                stop = next((i for i, v in enumerate(chain) if math.isclose(v, key.physical_value, rel_tol=1e-9)), None)
                 if stop is not None:
                     row.runs.append((k, stop))
                     break
             else:
-                stop = len(values(options, system, physical[k])) - 1
-                rows.append(Row(seeds[k], physical[k], [(k, stop)]))
+                rows.append(Row(key, [(k, len(values(options, key.system, key.physical_value)) - 1)]))
         return rows
 
     @classmethod

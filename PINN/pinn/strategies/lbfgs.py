@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pinn.strategies.base import LBFGSOptions, Stage, Strategy
+from pinn.strategies.base import Stage, Strategy
+from pinn.strategies.options import LBFGSOptions
 
 
 @dataclass
@@ -23,3 +24,8 @@ class LBFGS(Strategy):
     def make_stages(self, options: Options, targets: Sequence[float]) -> list[Stage]:
         """A single stage."""
         return [Stage("lbfgs", options.iterations, lambda params: options.lbfgs.build(params, self.group_size))]
+
+    @classmethod
+    def set_epochs(cls, options: Options, epochs: int) -> None:
+        """An epoch is a call of the optimizer, 20 inner iterations."""
+        options.iterations = epochs * options.lbfgs.max_iter

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pinn.optimizers.nncg import NNCG as NysNewtonCG
-from pinn.strategies.base import AdamOptions, LBFGSOptions, Stage, Strategy, stream_seed
+from pinn.strategies.base import Stage, Strategy, stream_seed
+from pinn.strategies.options import AdamOptions, LBFGSOptions
 
 
 @dataclass

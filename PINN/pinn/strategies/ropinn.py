@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pinn.strategies.base import LBFGSOptions, Stage, Strategy, stream_seed
+from pinn.strategies.base import Stage, Strategy, stream_seed
+from pinn.strategies.options import LBFGSOptions
 
 
 @dataclass
