@@ -317,7 +317,8 @@ class Group:
 
     def show(self, losses: Tensor) -> None:
         """The progress line: iterations of all rows, and the median loss of those at work."""
-        ended = [c.diverged or (c.stopped and self.stage == row.last_stage) or row.last_stage < self.stage
+        over = self.steps == self.stages[self.stage].steps
+        ended = [c.diverged or ((c.stopped or over) and self.stage == row.last_stage) or row.last_stage < self.stage
                  for c, row in zip(self.counters, self.rows, strict=True)]
         done = sum(length if over else min(c.total, length)
                    for length, over, c in zip(self.lengths, ended, self.counters, strict=True))

@@ -1,0 +1,1 @@
+"""Neural ODEs of the damped pendulum: data, training strategies and rollouts."""
