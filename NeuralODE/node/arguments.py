@@ -53,8 +53,7 @@ def parse(argv: Sequence[str]) -> Sweep:
     options = strategy_options(args, kind)
     cells, horizons = make_cells(args)
     updates = updates_per_epoch(args)
-    if args.workers is not None:
-        torch.set_num_threads(args.workers)
+    torch.set_num_threads(args.workers)
     torch.set_float32_matmul_precision("highest")  # TF32 would cost L-BFGS its last digits
     settings = Settings(
         problem=problem, model="NODE" if problem.mode in ("none", "sphere") else "PINODE",

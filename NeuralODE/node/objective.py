@@ -30,8 +30,22 @@ from node.data import STATES, Batch, defect, make_pairs, pad
 from node.model import propagate
 from node.pendulum import TEST_START, count_samples, embed, trajectory, vector_field
 
-#: density(name "data" or "physics", c (r, n, components), rows (r,), pairs (r, n)) -> like c
-Density = Callable[[str, Tensor, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Pick:
+    """Pairs of some rows: `stacked[rows, pairs]` is (r, n, ...) of anything (R, N, ...).
+
+    mask: (r, n), 0 where there is no pair. count: (r,) pairs of each row.
+    """
+
+    rows: slice | Tensor  # the latter (r, 1) with pairs (r, n), else (r,)
+    pairs: slice | Tensor
+    mask: Tensor
+    count: Tensor
+
+
+#: density(name "data" or "physics", c (r, n, components), where) -> like c
+Density = Callable[[str, Tensor, Pick], Tensor]
 
 MODES = ("none", "sphere", "pinn", "pinn_region", "pinn_alm")
 SCALES = ("unit", "paper")
@@ -125,7 +139,7 @@ class Objective:
 
     # What is minimised ------------------------------------------------------------------------------------------
 
-    def soft_density(self, name: str, c: Tensor, rows: Tensor, pairs: Tensor) -> Tensor:
+    def soft_density(self, name: str, c: Tensor, at: Pick) -> Tensor:
         """c^2, times lambda for the residual."""
         return c.square() if name == "data" else self.problem.weight * c.square()
 
@@ -138,63 +152,63 @@ class Objective:
                 break
             longest, size = max(count[start:end + 1]), end + 1 - start
             padding = longest * size - sum(count[start:end + 1])
-            if longest * size > self.points_a_block or padding > max(self.points_a_block // 8, longest * size // 4):
+            if longest * size > self.points_a_block or padding > max(self.points_a_block // 32, longest * size // 8):
                 yield rows[start:end]
                 start = end
 
-    def select(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs (r, n) of these rows that the loss is over, their mask, and the number of each row's (r,)."""
-        count = self.data.count[rows]
+    def select(self, rows: Tensor) -> Pick:
+        """The pairs of these rows that the loss is over."""
+        count, device = self.data.count[rows], self.b.device
         if self.batches is None or self.problem.training == "rollout":
-            pairs = torch.arange(int(count.max())).expand(len(rows), -1)
-        else:
-            pairs = self.batches[rows, None] * self.problem.batch_size + torch.arange(self.problem.batch_size)
+            index, longest = _index(rows, device), int(count.max())
+            return Pick(index, slice(longest), self.data.mask[index, :longest], count.to(device))
+        size = self.problem.batch_size
+        pairs = self.batches[rows, None] * size + torch.arange(size)
         mask = pairs < count[:, None]
-        device = self.b.device
-        return pairs.clamp(max=self.data.x.shape[1] - 1).to(device), mask.to(device), mask.sum(1).to(device)
+        pairs = pairs.clamp(max=self.data.x.shape[1] - 1).to(device)
+        return Pick(rows.to(device)[:, None], pairs, mask.to(**self.like), mask.sum(1).to(device))
 
-    def vectors(self, params: Sequence[Tensor], rows: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-        """e (r, n, d) and the residual r, (r, n, components), of these rows at these pairs, from their weights."""
-        p, index = self.problem, rows.to(pairs.device)[:, None]
+    def vectors(self, params: Sequence[Tensor], at: Pick) -> dict[str, Tensor]:
+        """e (r, n, d) and the residual r, (r, n, components), at these pairs, from the weights of their rows."""
+        p, place = self.problem, (at.rows, at.pairs)
         if p.training == "rollout":
-            start = self.data.x[index[:, 0], 0]
-            states = rollout.rollout(lambda x: propagate(params, x[:, None])[:, 0], start, p.dt, pairs.shape[1],
-                                     p.integrator, grad=torch.is_grad_enabled())
+            target = self.data.target[place]
+            states = rollout.rollout(lambda x: propagate(params, x[:, None])[:, 0], self.data.x[at.rows, 0], p.dt,
+                                     target.shape[1], p.integrator, grad=torch.is_grad_enabled())
             x, predicted = states[:, :-1], states[:, 1:]
-            e, f = (predicted - self.data.target[index, pairs]) / p.dt, None
+            e, f = (predicted - target) / p.dt, None
         else:
-            x = self.data.x[index, pairs]
+            x = self.data.x[place]
             f = propagate(params, x)
             if p.integrator == "euler":
-                e, predicted = f - self.data.q[index, pairs], None
+                e, predicted = f - self.data.q[place], None
             else:
                 predicted = rollout.step(lambda s: propagate(params, s), x, p.dt, p.integrator)
-                e = (predicted - self.data.target[index, pairs]) / p.dt
+                e = (predicted - self.data.target[place]) / p.dt
         found = {"data": e}
         if p.mode == "sphere":
             predicted = x + p.dt * f if predicted is None else predicted
             found["physics"] = (predicted.square().sum(-1, keepdim=True) - 1) / p.dt
         elif p.mode != "none":
             f = propagate(params, x) if f is None else f
-            field = self.data.field[index, pairs] if p.training == "onestep" else vector_field(x, self.b[index])
-            found["physics"] = f - field
+            b = self.b[at.rows].reshape(-1, 1)
+            found["physics"] = f - (self.data.field[place] if p.training == "onestep" else vector_field(x, b))
             if self.offsets is not None:
-                moved = [x + offset[index, pairs] for offset in self.offsets]
-                found["physics"] = torch.cat([found["physics"], *(propagate(params, m) - vector_field(m, self.b[index])
-                                                                   for m in moved)], -1)
+                moved = [x + offset[place] for offset in self.offsets]
+                residuals = [propagate(params, m) - vector_field(m, b) for m in moved]
+                found["physics"] = torch.cat([found["physics"], *residuals], -1)
         return found
 
     def block_losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Losses (r,) of the runs `rows`, whose weights these are; without the constant where there is a `blend`."""
-        pairs, mask, count = self.select(rows)
-        index = rows.to(pairs.device)
+        at = self.select(rows)
         if self.blend is not None and self.density == self.soft_density and self.offsets is None:
             target, scale = self.blend
-            e = propagate(params, self.data.x[index[:, None], pairs]) - target[index[:, None], pairs]
-            return self.factor * scale * (e.square().sum(2) * mask).sum(1) / (count * e.shape[2])
+            e = propagate(params, self.data.x[at.rows, at.pairs]) - target[at.rows, at.pairs]
+            return self.factor * scale * (e.square().sum(2) * at.mask).sum(1) / (at.count * e.shape[2])
         total = torch.zeros(len(rows), **self.like)
-        for name, c in self.vectors(params, rows, pairs).items():
-            total = total + (self.density(name, c, index, pairs).sum(2) * mask).sum(1) / (count * c.shape[2])
+        for name, c in self.vectors(params, at).items():
+            total = total + (self.density(name, c, at).sum(2) * at.mask).sum(1) / (at.count * c.shape[2])
         return self.factor * total
 
     def backward(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
@@ -237,11 +251,11 @@ class Objective:
         found: Tensor | None = None
         for block in self.blocks(torch.arange(len(params[0]))):
             index = block.to(self.b.device)
-            pairs, mask, _ = self.select(block)
-            c = self.vectors([p[index] for p in params], block, pairs)[name]
+            at = self.select(block)
+            c = self.vectors([p[index] for p in params], at)[name]
             if found is None:
                 found = torch.zeros(len(params[0]), self.data.x.shape[1], c.shape[2], **self.like)
-            found[index, :c.shape[1]] = c * mask[..., None]
+            found[index, :c.shape[1]] = c * at.mask[..., None]
         return found
 
     @torch.no_grad()
@@ -251,11 +265,10 @@ class Objective:
         self.batches = self.offsets = None
         found = {name: torch.zeros(len(params[0]), dtype=torch.float64) for name in ("data", "physics")}
         for block in self.blocks(torch.arange(len(params[0])) if rows is None else rows):
-            pairs, mask, count = self.select(block)
-            index = block.to(self.b.device)
-            for name, c in self.vectors([p[index] for p in params], block, pairs).items():
-                squares = (c.double().square().sum(2) * mask).sum(1)
-                found[name][block] = (self.problem.dt**2 * squares / (count * c.shape[2])).cpu()
+            at, index = self.select(block), block.to(self.b.device)
+            for name, c in self.vectors([p[index] for p in params], at).items():
+                squares = (c.double().square().sum(2) * at.mask).sum(1)
+                found[name][block] = (self.problem.dt**2 * squares / (at.count * c.shape[2])).cpu()
         self.batches, self.offsets = kept
         return {**found, "total": found["data"] + self.problem.weight * found["physics"]}
 

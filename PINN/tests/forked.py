@@ -1,4 +1,4 @@
-"""Runs of `run_experiment.py` in forks of one warm process, so that a start costs no import of torch.
+"""Runs of the module's `run_*.py` in forks of one warm process, so that a start costs no import of torch.
 
 The warm process never calls backward itself: autograd does not survive a fork after that. A fork can be told to die
 like a power cut after so many seconds or at its n-th file operation, or to be sent a signal there.
@@ -7,6 +7,7 @@ like a power cut after so many seconds or at its n-th file operation, or to be s
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PINN = Path(__file__).resolve().parents[1]
+MODULE = Path(__file__).resolve().parents[1]
+(ENTRY,) = MODULE.glob("run_*.py")
+(PACKAGE,) = (path.parent.name for path in MODULE.glob("*/files.py"))
 FOREIGN = ("seconds", "environment", "config")  # may differ between two executions of one run
 
 
@@ -31,7 +34,7 @@ class Warm:
                                         text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     def run(self, *argv: object, alarm: float = 0, at: int = 0, send: str = "SIGKILL") -> dict[str, Any]:
-        """Execute run_experiment.py with these arguments: exit status, standard error, number of file operations.
+        """Execute the entry point with these arguments: exit status, standard error, number of file operations.
 
         alarm: seconds after which the process is killed; at: file operation before which it is sent `send`.
         """
@@ -68,23 +71,25 @@ def outcome(path: Path) -> dict[str, Any]:
         weights = torch.load(metrics.with_name("model.pt"), weights_only=True)["params"]
         result["weights"] = [w.numpy().tobytes() for w in weights]
         found[str(metrics.parent.relative_to(path))] = result
+    summary = {p.name for p in path.rglob("*") if p.is_file() and str(p.parent.relative_to(path)) not in found}
+    assert all(name == "sweep_results.json" or name.endswith("_matrix.npy") for name in summary), summary
     return found
 
 
 def _serve() -> None:
-    sys.path.insert(0, str(PINN))
-    import run_experiment
+    sys.path.insert(0, str(MODULE))
     import torch
     import torch._dynamo  # the first optimizer imports it
 
     torch.set_num_threads(1)
+    entry = importlib.import_module(ENTRY.stem)
     for line in sys.stdin:
         request = json.loads(line)
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(read)
-            _child(run_experiment.main, request, write)
+            _child(entry.main, request, write)
         os.close(write)
         with open(read, encoding="utf-8") as pipe:
             *text, last = [*pipe.read().split("\0"), ""][:2] + [""]
@@ -111,7 +116,7 @@ def _child(main: Any, request: dict[str, Any], write: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for name in ("fsync", "replace", "unlink"):
         setattr(os, name, counted(getattr(os, name)))
-    sys.argv = ["run_experiment.py", *request["argv"]]
+    sys.argv = [ENTRY.name, *request["argv"]]
     if request["alarm"]:
         signal.setitimer(signal.ITIMER_REAL, request["alarm"])
     code = 1
@@ -121,9 +126,7 @@ def _child(main: Any, request: dict[str, Any], write: int) -> None:
         code = leave.code
     except BaseException:
         traceback.print_exc()
-    from pinn import files
-
-    files._release_all()  # as at exit
+    importlib.import_module(f"{PACKAGE}.files")._release_all()  # as at exit
     os.write(2, f"\0{count}".encode())
     os._exit(code)
 

@@ -174,7 +174,7 @@ def test_every_flag_acts(tmp_path: Path) -> None:
     assert lines[0] < lines[1]
     tried = " ".join([*CHANGES, *ALM, *PUBLISHED, *BAD, TINY, "--no_periodic_slope --log_every --save_model",
                       "--checkpoint_every --save_path --force --help"])
-    flags = subprocess.run([sys.executable, str(forked.PINN / "run_experiment.py"), "--help"], capture_output=True,
+    flags = subprocess.run([sys.executable, str(forked.ENTRY), "--help"], capture_output=True,
                            text=True, check=True, cwd=tmp_path).stdout.split()
     assert [f for f in {f.strip("[],") for f in flags} if f.startswith("--") and f not in tried.split()
             and f not in ("--no-save_model", "--wandb_project")] == []

@@ -162,7 +162,7 @@ def test_chain_goes_on_without_its_owner(warm: Warm, tmp_path: Path) -> None:
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """A real process, from another working directory."""
-    return subprocess.Popen([sys.executable, str(forked.PINN / "run_experiment.py"), *map(str, arguments)], cwd=cwd,
+    return subprocess.Popen([sys.executable, str(forked.ENTRY), *map(str, arguments)], cwd=cwd,
                             env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
 
 

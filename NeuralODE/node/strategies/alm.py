@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from node.objective import Pick
 from node.strategies import curriculum
 from node.strategies.base import Stage
 from node.strategies.batches import NodeStrategy, Region
@@ -98,12 +99,12 @@ class ALM(NodeStrategy):
         curriculum.enter(self, self.chains, stage)
         self.objective.density = self.density if stage >= self.first else self.objective.soft_density
 
-    def density(self, name: str, c: Tensor, rows: Tensor, pairs: Tensor) -> Tensor:
+    def density(self, name: str, c: Tensor, at: Pick) -> Tensor:
         """lambda c + mu/2 c^2 of the hard term, w c^2 of the soft one."""
         if name != self.options.target:
             return self.options.weight * c.square()
-        multiplier, mu = self.state["lambda"][rows[:, None], pairs], self.state["mu"][rows, None, None]
-        return multiplier * c + 0.5 * mu * c.square()
+        mu = self.state["mu"][at.rows].reshape(-1, 1, 1)
+        return self.state["lambda"][at.rows, at.pairs] * c + 0.5 * mu * c.square()
 
     def columns(self) -> dict[str, Sequence[float]]:
         """The penalty."""

@@ -291,12 +291,17 @@ class LBFGS(torch.optim.Optimizer):
         if history.is_cuda:
             products = history[_rows(index)].flatten(1, 2) @ torch.stack(vectors, 2)
             return products.permute(2, 0, 1).unflatten(2, (2, -1)).double().cpu()
-        products = torch.zeros(len(vectors), len(index), 2, history.shape[2], dtype=history.dtype)
+        m = history.shape[2]
+        products = torch.zeros(len(vectors), 2 * len(index), m, dtype=history.dtype)
+        halves = history.flatten(0, 1).unbind()  # all views at once: to index costs more than a small product
+        rows = [(v.unbind(), [row[:used] for row in out.unbind()]) for v, out in zip(vectors, products, strict=True)]
         for k, r in enumerate(index):  # on a CPU matrix-vector products beat one batched product,
             for half in range(2):  # and all with one matrix before the next is read
-                for i, v in enumerate(vectors):
-                    torch.mv(history[r, half, :used], v[k], out=products[i, k, half, :used])
-        return products.double()
+                matrix = halves[2 * r + half]
+                matrix = matrix if used == m else matrix[:used]
+                for v, out in rows:
+                    torch.mv(matrix, v[k], out=out[2 * k + half])
+        return products.unflatten(1, (-1, 2)).double()
 
     def _combine_history(self, index: list[int], coefficients: Tensor) -> Tensor:
         """S u + Y w of each run, (r, p), from coefficients (r, 2, m) in the order of the ring."""
@@ -305,9 +310,10 @@ class LBFGS(torch.optim.Optimizer):
         if history.is_cuda:
             return (coefficients.flatten(1)[:, None] @ history[_rows(index)].flatten(1, 2))[:, 0]
         out = history.new_empty(len(index), history.shape[3])
-        for k, r in enumerate(index):
-            torch.mv(history[r, 0, :used].mT, coefficients[k, 0, :used], out=out[k])
-            out[k].addmv_(history[r, 1, :used].mT, coefficients[k, 1, :used])
+        halves, parts = history.flatten(0, 1).unbind(), coefficients[:, :, :used].flatten(0, 1).unbind()
+        for k, (r, row) in enumerate(zip(index, out.unbind(), strict=True)):
+            torch.mv(halves[2 * r][:used].mT, parts[2 * k], out=row)
+            row.addmv_(halves[2 * r + 1][:used].mT, parts[2 * k + 1])
         return out
 
     def _used(self, index: list[int]) -> int:
