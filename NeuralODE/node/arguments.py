@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from node.cli import find_device
 from node.files import UsageError
 from node.flags import OPTIMIZERS, make_parser
 from node.grid import Cell, make_cells
@@ -301,16 +302,6 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 def device(args: argparse.Namespace) -> torch.device:
     """The device that is asked for; the published --cuda falls back to the CPU, in one line."""
-    text, count = args.device or "auto", torch.cuda.device_count()
-    if args.cuda and not count:
+    if args.cuda and not torch.cuda.device_count():
         print("--cuda: there is no GPU, the CPU is used", file=sys.stderr)
-    if text == "auto":
-        return torch.device("cuda:0" if count else "cpu")
-    if text == "cpu":
-        return torch.device("cpu")
-    kind, _, index = text.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()) or (":" in text and not index):
-        raise UsageError(f"--device must be auto, cpu, cuda or cuda:k, got {text!r}")
-    if int(index or 0) >= count:
-        raise UsageError(f"--device {text}: there is no such GPU ({count} found); allowed here: auto, cpu")
-    return torch.device(f"cuda:{index or 0}")
+    return find_device(args.device or "auto")

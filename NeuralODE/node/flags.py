@@ -1,15 +1,13 @@
 """The flags of `run_sweep.py`; those of the published code keep their names."""
 
 import argparse
-from typing import NoReturn
 
+from node.cli import BUDGETS, Help, Parser
 from node.data import STATES
-from node.files import UsageError
 from node.objective import MODES, SCALES, TRAININGS
 from node.pendulum import TOLERANCES
 from node.rollout import INTEGRATORS
 
-BUDGETS = ("smoke", "laptop", "paper")
 #: Published optimizers, and the strategy that trains with them.
 OPTIMIZERS = {"Adam": "adam", "SGD": "sgd", "LBFGS": "lbfgs", "NNCG": "nncg_only", "Adam_NNCG": "adam_nncg",
               "Adam_LBFGS_NNCG": "nncg"}
@@ -21,21 +19,6 @@ examples:
   python run_sweep.py --optimizer LBFGS --physics-mode pinn_alm --alm-target data --budget laptop
   python run_sweep.py --optimizer LBFGS --physics-mode pinn --cl-warmup --horizon-values 5 20
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors of argparse become `UsageError`s: one line, no usage dump."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UsageError(message.removeprefix("argument ") + " (--help lists all flags)")
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, description as written."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def make_parser() -> Parser:

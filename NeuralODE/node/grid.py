@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from node.cli import unique
 from node.files import UsageError
 from node.pendulum import count_samples
 
@@ -102,14 +103,6 @@ def numbers(words: Sequence[str] | None, flag: str) -> list[float]:
             raise UsageError(f"{flag} must be numbers, got {text!r}")
         found.append(value)
     return found
-
-
-def unique(values: Sequence[float], flag: str) -> list[float]:
-    """The values, each of which must stand there once: it would be the same run folder."""
-    twice = sorted({v for v in values if list(values).count(v) > 1})
-    if twice:
-        raise UsageError(f"{flag}: {twice[0]:g} is given twice; each value names one run")
-    return list(values)
 
 
 def listed(values: Sequence[float]) -> str:

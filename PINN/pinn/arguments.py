@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from pinn.cli import BUDGETS, Help, Parser, find_device, unique
 from pinn.files import UsageError
 from pinn.objective import LOSSES
 from pinn.pdes import SYSTEMS, System
@@ -18,24 +19,8 @@ from pinn.settings import Settings
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import set_option
 
-BUDGETS = ("smoke", "laptop", "paper")
 ALIASES = {"adam_lbfgs_nncg": "nncg"}
 LOG_EVERY = {"smoke": 20, "laptop": 100, "paper": 200}
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors of argparse become `UsageError`s: one line, no usage dump."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UsageError(message.removeprefix("argument ") + " (--help lists all flags)")
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, description as written."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def make_parser() -> Parser:
@@ -175,14 +160,6 @@ def physical_parameters(system: System, text: Sequence[str] | None) -> tuple[lis
     values = [number(system.physical, v) for v in (swept if isinstance(swept, list) else [swept])]
     return unique(values, f"--pde_params {system.physical}"), {
         **system.defaults, **{name: number(name, value) for name, value in given.items()}}
-
-
-def unique(values: Sequence[Any], flag: str) -> list[Any]:
-    """The values, each of which must stand there once: it would be the same run folder."""
-    twice = sorted({v for v in values if values.count(v) > 1})
-    if twice:
-        raise UsageError(f"{flag}: {twice[0]:g} is given twice; each value names one run")
-    return list(values)
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -329,19 +306,9 @@ def check_options(options: Any) -> None:
 
 def device(text: str) -> torch.device:
     """The device that is asked for; the published plain number falls back to the CPU, in one line."""
-    count = torch.cuda.device_count()
-    if text == "auto":
-        return torch.device("cuda:0" if count else "cpu")
-    if text == "cpu":
-        return torch.device("cpu")
-    if text.isdecimal():
-        if int(text) < count:
-            return torch.device(f"cuda:{text}")
-        print(f"--device {text}: there is no such GPU, the CPU is used", file=sys.stderr)
-        return torch.device("cpu")
-    kind, _, index = text.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()) or (":" in text and not index):
-        raise UsageError(f"--device must be auto, cpu, cuda, cuda:k or a number, got {text!r}")
-    if int(index or 0) >= count:
-        raise UsageError(f"--device {text}: there is no such GPU ({count} found); allowed here: auto, cpu")
-    return torch.device(f"cuda:{index or 0}")
+    if not text.isdecimal():
+        return find_device(text, "auto, cpu, cuda, cuda:k or a number")
+    if int(text) < torch.cuda.device_count():
+        return torch.device(f"cuda:{text}")
+    print(f"--device {text}: there is no such GPU, the CPU is used", file=sys.stderr)
+    return torch.device("cpu")
