@@ -57,6 +57,21 @@ check_launch() {
     [[ -z ${JOBS:-} || $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || die "JOBS must be a whole number from 1 to 9999; got '$JOBS'"
 }
 
+# choose_gpu K: train on the K-th visible GPU only, where there is one. DEVICE: what that is, in words.
+# shellcheck disable=SC2034  # read by the scripts that source this file
+choose_gpu() {
+    local -a gpus
+    mapfile -t gpus < <(visible_gpus)
+    DEVICE="the CPU"
+    if (($1 < ${#gpus[@]})); then
+        DEVICE="GPU $1"
+        export CUDA_VISIBLE_DEVICES=${gpus[$1]}
+    elif ((${#gpus[@]})); then
+        DEVICE="the CPU, as there is no GPU $1"
+        export CUDA_VISIBLE_DEVICES=""
+    fi
+}
+
 # split_words ARRAY TEXT: split as a shell does, quotes honoured, nothing expanded.
 split_words() {
     local text

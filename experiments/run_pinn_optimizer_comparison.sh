@@ -47,15 +47,7 @@ check_number GPU whole "$GPU"
 declare -a extra=()
 split_words extra "${EXTRA:-}"
 
-mapfile -t gpus < <(visible_gpus)
-device="the CPU"
-if ((GPU < ${#gpus[@]})); then
-    device="GPU $GPU"
-    export CUDA_VISIBLE_DEVICES=${gpus[GPU]}
-elif ((${#gpus[@]})); then
-    device="the CPU, as there is no GPU $GPU"
-    export CUDA_VISIBLE_DEVICES=""
-fi
+choose_gpu "$GPU"
 if [[ $LAUNCH == print ]]; then
     choose_python || PYTHON=$VENV/bin/python # nothing is installed for a look
 else
@@ -70,7 +62,7 @@ for opt in "${optimizers[@]}"; do
 done
 
 echo "# convection, beta $BETA, $N_RES collocation points, seed $SEED, budget $BUDGET: ${optimizers[*]}"
-echo "# on $device; results go to $OUTDIR"
+echo "# on $DEVICE; results go to $OUTDIR"
 code=0
 run_tasks || code=$?
 if [[ $LAUNCH == local ]] && ((code != 75)); then

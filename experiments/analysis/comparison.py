@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -32,7 +33,11 @@ from analysis.collect import Run
 COLORS = {
     "lbfgs": "#0072B2", "alm": "#D55E00", "nncg": "#009E73", "cl": "#CC79A7",
     "adam_lbfgs": "#56B4E9", "ropinn": "#E69F00", "adam": "#666666",
+    "alm_data": "#882255", "region_lbfgs": "#999933", "sphere_adam": "#332288", "sgd": "#000000",
+    "adam_nncg": "#44AA99", "nncg_only": "#117733",
 }  # fmt: skip
+OTHERS = cycler(color=["#AA4499", "#DDCC77", "#661100"])  # strategies that are not in COLORS
+FOLDERS = {"node": "NODE", "pinode": "PINODE"}  # models of one module, in a folder each above the systems
 COLUMNS = ("strategy", "train loss", "test error", "iterations", "seconds", "status", "stop reason")
 
 
@@ -60,12 +65,12 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 
 def find_entries(
-    results: Path, system: str | None, physical: tuple[str, float], n: float, seed: int
+    results: Path, model: str | None, system: str | None, physical: tuple[str, float], n: float, seed: int
 ) -> list[Entry]:
     """Return the runs of one cell and seed, best test error first, then those without a result.
 
     Raises:
-        ValueError: several systems have this cell, or one strategy has it twice.
+        ValueError: several models or systems have this cell, or one strategy has it twice.
     """
     found = collect.collect(results)
     name, value = physical
@@ -75,18 +80,23 @@ def find_entries(
         if (run.physical_name, run.physical_value) == (name, value)
         and (run.data_value, run.seed) == (n, seed)
         and system in (None, run.system)
+        and model in (None, run.model)
     ]
     systems = sorted({entry.run.system for entry in entries if entry.run})
-    if len(systems) > 1:
-        raise ValueError(f"--system is needed: {' and '.join(systems)} have {name} {value:g}")
+    models = sorted({entry.run.model for entry in entries if entry.run})
+    for flag, several in (("--system", systems), ("--model", models)):
+        if len(several) > 1:
+            raise ValueError(f"{flag} is needed: {' and '.join(several)} have {name} {value:g}")
+    system, model = system or next(iter(systems), None), model or next(iter(models), None)
+    cell = f"{name}_{value:g}", f"n_{n:g}", f"seed_{seed}"
     for path in found.unfinished:
         # A run without a result has no keys to read but those of its path (design of run folders).
-        parts = Path(path).parts[-5:]
-        cell = f"{name}_{value:g}", f"n_{n:g}", f"seed_{seed}"
-        if parts[2:] == cell and parts[0] in (system or (systems or [parts[0]])[0]):
+        parts = ("",) * 6 + Path(path).parts
+        of_model, of_system, strategy = parts[-6:-3]
+        if parts[-3:] == cell and system in (None, of_system) and model in (None, FOLDERS.get(of_model, model)):
             folder = results / path
             state = "failed" if (folder / "failed.json").exists() else "unfinished"
-            entries.append(Entry(parts[1], None, state, read_history(folder / "history.csv")))
+            entries.append(Entry(strategy, None, state, read_history(folder / "history.csv")))
     names = [entry.strategy for entry in entries]
     for strategy in names:
         if names.count(strategy) > 1:
@@ -113,25 +123,27 @@ def format_table(entries: Sequence[Entry]) -> str:
     )
 
 
-def draw(entries: Sequence[Entry], title: str) -> Figure:
+def draw(entries: Sequence[Entry], title: str, system: str = "") -> Figure:
     """Return training loss and test error against iterations, a curve a strategy.
 
-    Both axes are logarithmic; iterations are linear up to the first logged one, so that the common
-    start at 0 is seen. A dot marks the final result, a cross a run that diverged; curves of runs
-    without a result are dotted.
+    Both axes are logarithmic; iterations are linear up to the power of ten below the first logged
+    one, so that the common start at 0 is seen. A dot marks the final result, a cross a run that diverged; curves of
+    runs without a result are dotted.
     """
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     logged = [i for e in entries for i in e.history.get("iteration", []) if i > 0]
-    for axes, (metric, label) in zip(panels, labels.METRICS.items()):
+    for axes, metric in zip(panels, labels.METRICS):
+        axes.set_prop_cycle(OTHERS)
         for entry in entries:
             _draw_curve(axes, entry, metric)
         axes.set_yscale("log")
-        axes.set_xscale("symlog", linthresh=min(logged, default=1), linscale=0.3)
+        linear = 10.0 ** math.floor(math.log10(min(logged, default=1)))
+        axes.set_xscale("symlog", linthresh=linear, linscale=0.3)
         axes.set_xlim(left=0)
         axes.set_xlabel("inner iterations")
-        axes.set_ylabel(label if metric == "train_loss" else f"{label} (relative L2)")
+        axes.set_ylabel(labels.metric_label(metric, system, "relative L2" if metric == "test_error" else ""))
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     handles, names = panels[0].get_legend_handles_labels()
@@ -142,7 +154,7 @@ def draw(entries: Sequence[Entry], title: str) -> Figure:
 def _draw_curve(axes: Axes, entry: Entry, metric: str) -> None:
     color = COLORS.get(entry.strategy)
     label = labels.STRATEGIES.get(entry.strategy, entry.strategy)
-    if entry.strategy == "cl":
+    if "cl" in entry.strategy.split("_"):
         label += " (at the value of each stage)"
     if entry.run is None or entry.state == "diverged":
         label += f" ({entry.state})"
@@ -188,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(description="Compare strategies in one cell of a map.", allow_abbrev=False)
     add = parser.add_argument
     add("results", type=Path, metavar="RESULTS", help="a results folder")
+    add("--model", help="such as PINODE; needed where several have the cell")
     add("--system", help="such as convection; needed where several have the cell")
     add("--physical", type=_physical, required=True, metavar="NAME=VALUE", help="such as beta=10")
     add("--n", type=float, required=True, help="data amount")
@@ -197,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.results.is_dir():
         parser.error(f"RESULTS: no such folder: {args.results}")
     try:
-        entries = find_entries(args.results, args.system, args.physical, args.n, args.seed)
+        entries = find_entries(args.results, args.model, args.system, args.physical, args.n, args.seed)
     except ValueError as error:
         parser.error(str(error))
     name, value = args.physical
@@ -205,10 +218,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not entries:
         parser.error(f"RESULTS: no run of {cell} below {args.results}")
     picture = args.out or args.results / "comparison.png"
-    system = args.system or next((e.run.system for e in entries if e.run), "")
+    first = next((e.run for e in entries if e.run), None)
+    model, system = (getattr(args, key) or getattr(first, key, "") for key in ("model", "system"))
+    title = ", ".join(filter(None, (model, system, cell)))
     try:
         with collect.atomic(picture) as temporary:
-            draw(entries, f"{system}, {cell}".strip(", ")).savefig(temporary, dpi=150)
+            draw(entries, title, system).savefig(temporary, dpi=150)
     except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib cannot write
         parser.error(f"--out: cannot write {picture}: {error}")
     print(f"wrote {picture}\n")

@@ -34,7 +34,7 @@ AXIS_LABELS = {
     ("poisson", "k"): "range of diffusion eigenvalues K",
     ("advdiff", "psi"): "range of advection-to-diffusion ratio Ψ",
     ("pendulum", "inv_b"): "inverse damping 1/b",
-    ("pendulum", "horizon"): r"training horizon $T_{\mathrm{train}}$ (time units)",
+    ("pendulum", "n"): r"training samples $T/\Delta t$",
     ("PINN", "n"): r"collocation points $N_f$",
     ("PINN", "n_f"): r"collocation points $N_f$",
     ("PINN", "num_res"): r"collocation points $N_f$",
@@ -42,8 +42,15 @@ AXIS_LABELS = {
     ("", "n_samples"): "training samples n",
 }
 STRATEGIES = {"lbfgs": "L-BFGS", "alm": "ALM", "ropinn": "RoPINN", "nncg": "NNCG", "cl": "CL"}
-STRATEGIES |= {"adam": "Adam", "adam_lbfgs": "Adam + L-BFGS"}
+STRATEGIES |= {"adam": "Adam", "adam_lbfgs": "Adam + L-BFGS", "sgd": "SGD", "region_lbfgs": "region L-BFGS"}
+STRATEGIES |= {"alm_data": "ALM, hard data", "sphere_adam": "Adam, on the sphere", "adam_nncg": "Adam + NNCG"}
+STRATEGIES |= {"nncg_only": "NNCG alone"}
 METRICS = {"train_loss": "training loss", "test_error": "test error"}
+# (system, metric) -> how it is measured, where that is not what one would expect.
+MEASURES = {
+    ("pendulum", "train_loss"): "data term",
+    ("pendulum", "test_error"): "relative L2 of the rollout",
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,12 @@ def axis_label(name: str, *contexts: str) -> str:
         if (context, name.lower()) in AXIS_LABELS:
             return AXIS_LABELS[context, name.lower()]
     return name
+
+
+def metric_label(metric: str, system: str, measure: str = "") -> str:
+    """Return a metric in words: "training loss", "test error (relative L2 of the rollout)"."""
+    measure = MEASURES.get((system, metric), measure)
+    return METRICS.get(metric, metric) + (f" ({measure})" if measure else "")
 
 
 def axis_text(value: AxisValue) -> str:

@@ -133,8 +133,8 @@ def regime_map(
             _draw_boundary(axes, curve.grid, curve.level, curve.style | THICK, log)
         _draw_texts(axes, own.grid, regimes)
         _draw_colorbar(figure, axes, own)
-        name = labels.METRICS.get(own.grid.metric, own.grid.metric)
-        axes.set_title(name.capitalize(), fontsize=12)
+        name = labels.metric_label(own.grid.metric, train.system)
+        axes.set_title(name[:1].upper() + name[1:], fontsize=12)
         axes.set_xlabel(labels.axis_label(train.physical_name, *context), fontsize=11)
     panels[0].set_ylabel(labels.axis_label(train.data_name, *context), fontsize=11)
     strategy = labels.STRATEGIES.get(train.strategy, train.strategy)
@@ -194,6 +194,7 @@ def _draw_colorbar(figure: Figure, axes: Axes, curve: Curve) -> None:
     name = labels.METRICS.get(curve.grid.metric, curve.grid.metric)
     bar.set_label(f"{name} (5th to 95th percentile)", fontsize=10)
     bar.ax.tick_params(labelsize=9)
+    bar.formatter.set_powerlimits((-4, 5))
     if low <= curve.level <= high:
         bar.ax.axhline(curve.level, **curve.style | THICK)
 
@@ -389,9 +390,9 @@ def _prepare(
 
 
 def _named(picture: Path, grid: Grid, maps: Sequence[tuple[Grid, Grid, Thresholds]]) -> Path:
-    """Return the picture's path with system and strategy in it, and the model if need be."""
-    same = [g for g, _, _ in maps if (g.system, g.strategy) == (grid.system, grid.strategy)]
-    parts = [grid.model] * (len(same) > 1) + [grid.system, grid.strategy]
+    """Return the picture's path with system and strategy in it, and the model if the system has several."""
+    models = {other.model for other, _, _ in maps if other.system == grid.system}
+    parts = [grid.model] * (len(models) > 1) + [grid.system, grid.strategy]
     return picture.with_stem(re.sub(r"[^\w.-]", "_", "_".join([picture.stem, *parts])))
 
 

@@ -47,6 +47,8 @@ TABLE5: dict[tuple[str, str, str], tuple[float, float]] = {
     ("PINODE", "pendulum", "adam"): (1.12e-6, 1.74),
     ("PINODE", "pendulum", "lbfgs"): (3.20e-7, 3.18),
     ("PINODE", "pendulum", "alm"): (6.88e-9, 1.31),
+    # The same row: only with hard data is the training loss this low (hard equation: 5e-7 at 1/b = 8, T = 20).
+    ("PINODE", "pendulum", "alm_data"): (6.88e-9, 1.31),
     ("PINODE", "pendulum", "nncg"): (1.37e-7, 2.19),
     ("PINODE", "pendulum", "cl"): (2.43e-7, 3.47),
 }

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -192,9 +193,11 @@ def test_percentile_by_hand() -> None:
 
 
 def test_table5_is_complete() -> None:
-    assert len(thresholds.TABLE5) == 28
+    table = dict(thresholds.TABLE5)
+    assert table.pop(("PINODE", "pendulum", "alm_data")) == table["PINODE", "pendulum", "alm"]
+    assert len(table) == 28
     # Sums of log10 over the two columns, computed from the paper's text and not from the code.
-    train, test = np.log10(list(thresholds.TABLE5.values())).sum(axis=0)
+    train, test = np.log10(list(table.values())).sum(axis=0)
     assert train == pytest.approx(-77.95575098, abs=1e-6)
     assert test == pytest.approx(-9.95361168, abs=1e-6)
     limits = thresholds.table5("PINODE", "pendulum", "alm")
@@ -358,6 +361,18 @@ def test_figure_says_what_it_must() -> None:
         assert styles == {"-", "--"}
 
 
+def test_map_of_the_pendulum_says_what_is_measured() -> None:
+    names = {"model": "NODE", "system": "pendulum", "strategy": "sphere_adam", "physical_name": "inv_b"}
+    train, test = (replace(grid([[1e-6, 1e-4]], metric), **names) for metric in labels.METRICS)
+    figure = maps.regime_map(train, test, thresholds.fixed(1e-5, 1.0))
+    left, right = figure.axes[:2]
+    assert left.get_title() == "Training loss (data term)"
+    assert right.get_title() == "Test error (relative L2 of the rollout)"
+    assert left.get_xlabel() == "inverse damping 1/b"
+    assert left.get_ylabel() == r"training samples $T/\Delta t$"
+    assert figure.get_suptitle() == "NODE, pendulum, Adam, on the sphere: 1 seed per cell"
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1), (9, 3)])
 @pytest.mark.parametrize("fill", [1.0, np.inf, np.nan])
 def test_degenerate_maps_are_drawn(shape: tuple[int, int], fill: float, tmp_path: Path) -> None:
@@ -417,10 +432,12 @@ def test_command_line_draws_a_picture_each(results: Path, tmp_path: Path) -> Non
     put(results, "g/seed_0", metrics(strategy="alm"))
     put(results, "h/seed_0", metrics(system="pendulum", model="NODE", strategy="adam"))
     put(results, "i/seed_0", metrics(system="pendulum", model="PINODE", strategy="adam"))
+    put(results, "j/seed_0", metrics(system="pendulum", model="PINODE", strategy="alm_data"))
     done = command(results, "--thresholds", "table5", "--dpi", 40, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in results.glob("*.png")) == [
         "regime_map_NODE_pendulum_adam.png", "regime_map_PINODE_pendulum_adam.png",
+        "regime_map_PINODE_pendulum_alm_data.png",
         "regime_map_convection_alm.png", "regime_map_convection_lbfgs.png",
     ]  # fmt: skip
     assert "T_train = 3.800e-03, T_test = 4.340e-01 (Table 5 of the paper)" in done.stdout

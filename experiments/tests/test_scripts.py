@@ -16,45 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shell import ROOT, SCRIPTS, bash, done, environ, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "experiments"
 ALL = sorted(SCRIPTS.glob("*.sh")) + [ROOT / ".ci" / "run"]
 SWEEP, COMPARISON, QUICKSTART = (
     SCRIPTS / name for name in ("sweep_pinn.sh", "run_pinn_optimizer_comparison.sh", "quickstart.sh")
 )
-# What the caller may have set and would change what is tested.
-SETTINGS = ("PDE", "OPT", "OPTS", "SCALE", "BUDGET", "LAUNCH", "OUTDIR", "SEEDS", "SEED", "VALUES", "N_RES", "EXTRA")
-SETTINGS += ("BETA", "BETAS", "ITERATIONS", "GPU", "JOBS", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CONDA_PREFIX")
-
-
-# setup.sh takes this Python as checked: importing torch for every script would take most of the time.
-NEEDED = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text().partition("# test")[0], re.M)
-CHECKED = {"PYTHON": sys.executable, "CHECKED_PYTHON": " ".join([sys.executable, *NEEDED])}
-
-
-def environ(**settings: str) -> dict[str, str]:
-    """Return the environment of a script: this Python, and nothing of the caller's settings."""
-    return {k: v for k, v in os.environ.items() if k not in SETTINGS} | CHECKED | settings
-
-
-def bash(script: Path | str, cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a script, or the text of one, without a terminal; stdout and stderr come together in `stdout`."""
-    command = ["bash", str(script)] if isinstance(script, Path) else ["bash", "-c", script]
-    return subprocess.run([*command, *arguments], cwd=cwd, env=environ(**settings), stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
-
-
-def done(results: Path) -> list[str]:
-    """Return the finished runs below a folder."""
-    return sorted(str(path.parent.relative_to(results)) for path in results.rglob("metrics.json"))
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def process_is_alive(pid: int) -> bool:
@@ -62,14 +29,6 @@ def process_is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-@pytest.fixture
-def away(tmp_path: Path) -> Path:
-    """Return a working directory that is not the repository, with a blank and a quote in its name."""
-    folder = tmp_path / "it's away"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -98,10 +57,11 @@ def test_shellcheck_has_nothing_to_say() -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_pins_of_the_module_are_those_of_the_repository() -> None:
+def test_pins_of_the_modules_are_those_of_the_repository() -> None:
     def pins(path: Path) -> set[str]:
         return set(re.findall(r"^[\w.-]+==\S+", path.read_text(), re.M))
-    assert pins(ROOT / "PINN" / "requirements.txt") <= pins(ROOT / "requirements.txt")
+    for module in ("PINN", "NeuralODE"):
+        assert pins(ROOT / module / "requirements.txt") <= pins(ROOT / "requirements.txt")
 
 
 @pytest.mark.parametrize("script", [SWEEP, COMPARISON, QUICKSTART], ids=lambda path: path.name)
@@ -327,65 +287,6 @@ def test_comparison_of_all_optimizers(away: Path) -> None:
     table = result.stdout.partition("strategy ")[2].splitlines()[1:8]
     assert {line.split()[0] for line in table} == {"lbfgs", "alm", "nncg", "cl", "adam_lbfgs", "ropinn", "adam"}
     assert (away / "out/comparison.png").stat().st_size > 10_000
-
-
-# ---- comparison.py -----------------------------------------------------------------------------------------------
-
-
-def put_run(root: Path, strategy: str, error: float | None, system: str = "convection", **changes: object) -> Path:
-    """Write a run folder with a history, finished if an error is given."""
-    folder = root / system / strategy / "beta_10" / "n_50" / "seed_0"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    rows = ["iteration,stage,train_loss,test_error", "0,a,1.0,2.0", "20,a,0.1,", "40,a,0.01,0.5", ""]
-    (folder / "history.csv").write_text("\n".join(rows))
-    if error is not None:
-        content = {"schema": 1, "module": "PINN", "model": "PINN", "system": system, "strategy": strategy,
-                   "physical": {"name": "beta", "value": 10.0}, "data": {"name": "n", "value": 50}, "seed": 0,
-                   "train_loss": 0.01, "test_error": error, "status": "finished", "stop_reason": "budget",
-                   "iterations": 40, "evaluations": 50, "seconds": 1.25, "metrics": {}, **changes}
-        (folder / "metrics.json").write_text(json.dumps(content))
-    return folder
-
-
-def compare(results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    cell = ["--physical", "beta=10", "--n", "50", "--seed", "0"]
-    return subprocess.run([sys.executable, SCRIPTS / "analysis/comparison.py", results, *cell, *arguments],
-                          capture_output=True, text=True)
-
-
-def test_comparison_table_and_picture(tmp_path: Path) -> None:
-    put_run(tmp_path, "adam", 0.9)
-    put_run(tmp_path, "lbfgs", 0.02)
-    put_run(tmp_path, "nncg", None)
-    (put_run(tmp_path, "cl", None) / "failed.json").write_text("{}")
-    diverged = put_run(tmp_path, "alm", 1.0, status="diverged", stop_reason="non_finite", test_error=None)
-    (diverged / "history.csv").unlink()
-    result = compare(tmp_path, "--out", str(tmp_path / "new" / "picture.png"))
-    assert result.returncode == 0, result.stderr
-    rows = [line.split() for line in result.stdout.splitlines()[2:]]
-    assert rows == [
-        ["strategy", "train", "loss", "test", "error", "iterations", "seconds", "status", "stop", "reason"],
-        ["lbfgs", "1.00e-02", "2.00e-02", "40", "1.2", "finished", "budget"],
-        ["adam", "1.00e-02", "9.00e-01", "40", "1.2", "finished", "budget"],
-        ["alm", "1.00e-02", "nan", "40", "1.2", "diverged", "non_finite"],
-        ["cl", "failed"],
-        ["nncg", "unfinished"],
-    ]
-    assert (tmp_path / "new/picture.png").stat().st_size > 10_000
-    assert not (tmp_path / "comparison.png").exists()
-
-
-def test_comparison_refuses_what_it_cannot_tell_apart(tmp_path: Path) -> None:
-    assert "no run of beta = 10" in compare(tmp_path).stderr
-    put_run(tmp_path, "lbfgs", 0.02)
-    put_run(tmp_path, "lbfgs", 0.03, system="other")
-    assert "--system is needed: convection and other" in compare(tmp_path).stderr
-    assert compare(tmp_path, "--system", "other").returncode == 0
-    for arguments in (["--physical", "beta"], ["--n", "many"], ["--out", str(tmp_path / "a.xyz")]):
-        result = compare(tmp_path, "--system", "other", *arguments)
-        assert result.returncode == 2
-        assert result.stderr.count("\n") == 1 and arguments[0] in result.stderr, result.stderr
 
 
 # ---- the environment ---------------------------------------------------------------------------------------------

@@ -1,0 +1,46 @@
+"""Running the shell scripts from tests, and looking at what they leave."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "experiments"
+# What the caller may have set and would change what is tested.
+SETTINGS = ("PDE", "OPT", "OPTS", "SCALE", "BUDGET", "LAUNCH", "OUTDIR", "SEEDS", "SEED", "VALUES", "N_RES", "EXTRA")
+SETTINGS += ("BETA", "BETAS", "ITERATIONS", "GPU", "JOBS", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CONDA_PREFIX")
+SETTINGS += ("MODEL", "INV_B", "HORIZON", "HORIZONS", "LOSS_SCALE", "THRESHOLDS")
+
+# setup.sh takes this Python as checked: importing torch for every script would take most of the time.
+NEEDED = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text().partition("# test")[0], re.M)
+CHECKED = {"PYTHON": sys.executable, "CHECKED_PYTHON": " ".join([sys.executable, *NEEDED])}
+
+
+def environ(**settings: str) -> dict[str, str]:
+    """Return the environment of a script: this Python, and nothing of the caller's settings."""
+    return {k: v for k, v in os.environ.items() if k not in SETTINGS} | CHECKED | settings
+
+
+def bash(script: Path | str, cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a script, or the text of one, without a terminal; stdout and stderr come together in `stdout`."""
+    command = ["bash", str(script)] if isinstance(script, Path) else ["bash", "-c", script]
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environ(**settings), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+
+
+def done(results: Path) -> list[str]:
+    """Return the finished runs below a folder."""
+    return sorted(str(path.parent.relative_to(results)) for path in results.rglob("metrics.json"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
