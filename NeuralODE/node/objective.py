@@ -145,7 +145,10 @@ class Objective:
 
     def blocks(self, rows: Tensor) -> Iterator[Tensor]:
         """Rows that are evaluated together: of similar length, so that little is padding."""
-        count, start = self.data.count[rows].tolist(), 0
+        start, count = 0, self.data.count[rows]
+        if self.batches is not None:
+            count = torch.full_like(count, self.problem.batch_size)
+        count = count.tolist()
         for end in range(1, len(rows) + 1):
             if end == len(rows):
                 yield rows[start:end]

@@ -342,15 +342,29 @@ def _serialise(obj: Any) -> memoryview:
     """Give the bytes of torch.save, made in memory so that a full disk is a clean OSError."""
     import torch
 
-    buffer = BytesIO()
+    buffer, types = BytesIO(), _types(obj)
     torch.save(_compact(obj), buffer)
     buffer.seek(0)
-    try:  # what cannot be read back must not replace what can
-        torch.load(buffer, map_location="cpu", weights_only=True)
+    try:  # what cannot be read back must not replace what can; it depends on the types alone
+        if not types <= _readable_types:
+            torch.load(buffer, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise TypeError(f"save tensors, numbers, strings and containers only: {reason}") from error
+    _readable_types.update(types)
     return buffer.getbuffer()
+
+
+_readable_types: set[Any] = set()
+
+
+def _types(obj: Any) -> set[Any]:
+    """Types in a nested structure, with the dtypes of tensors."""
+    if isinstance(obj, Mapping):
+        inner = [*obj.keys(), *obj.values()]
+    else:
+        inner = obj if isinstance(obj, (list, tuple)) else ()
+    return {(type(obj), getattr(obj, "dtype", None))}.union(*map(_types, inner))
 
 
 def claim_all(runs: Sequence[Run]) -> list[Run]:

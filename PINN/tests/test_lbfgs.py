@@ -139,7 +139,7 @@ def test_many_different_runs_together_equal_each_alone(group_size):
 
 def test_only_neighbours_in_order_become_a_slice():
     assert _rows([2, 3, 4]) == slice(2, 5) and _rows([1]) == slice(1, 2)
-    assert _rows([0, 2, 1, 3]) == [0, 2, 1, 3] and _rows([0, 2]) == [0, 2]
+    assert _rows([0, 2, 1, 3]).tolist() == [0, 2, 1, 3] and _rows([0, 2]).tolist() == [0, 2]
 
 
 def test_runs_end_for_their_own_reasons():

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Time of a PINODE sweep over 1/b x T: one cell after another in the plain way (node_plain.py), against NeuralODE/.
 
-Adam for 60 epochs of 13 mini-batches, and L-BFGS for up to 1,000 iterations on the loss / dt^2 with the same tolerances,
-float32, seed 0. Both sides generate their data and evaluate their results; ours writes its run folders as well. Ours is
-timed before and after the plain cells, and the mean taken, so that a machine that slows down slows both.
+Adam for 60 epochs of 13 mini-batches, and L-BFGS for up to 1,000 iterations on the loss / dt^2 with the same
+tolerances, float32, seed 0. Both sides generate their data and evaluate their results; ours writes its run folders as
+well. Ours is timed before and after the plain cells, and the mean taken, so that a machine that slows down slows both.
 
     python experiments/benchmarks/node_sweep.py                  # 9 x 8 cells: about 6 minutes on two cores
     python experiments/benchmarks/node_sweep.py --inv_b 1 8 --horizons 2 20 --optimizers adam
@@ -74,8 +74,9 @@ def compare(optimizer: str, inv_b: Sequence[float], horizons: Sequence[float]) -
     before, theirs, after = run(), plain(optimizer, cells), run()
     seconds = (before[0] + after[0]) / 2
     each = [1e3 * theirs[0] / theirs[1], 1e3 * seconds / before[1]]
-    return (f"{optimizer:>9} {theirs[0]:>9.1f} {seconds:>7.1f} {theirs[0] / seconds:>6.1f} {theirs[1]:>9} {before[1]:>9} "
-            f"{each[0]:>9.3f} {each[1]:>9.3f} {each[0] / each[1]:>6.1f} {theirs[2]:>10.2e} {before[2]:>9.2e}")
+    return (f"{optimizer:>9} {theirs[0]:>9.1f} {seconds:>7.1f} {theirs[0] / seconds:>6.1f} "
+            f"{theirs[1]:>9} {before[1]:>9} {each[0]:>9.3f} {each[1]:>9.3f} {each[0] / each[1]:>6.1f} "
+            f"{theirs[2]:>10.2e} {before[2]:>9.2e}")
 
 
 def main() -> None:
@@ -86,8 +87,7 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", choices=["adam", "lbfgs"], default=["adam", "lbfgs"])
     args = parser.parse_args()
     ours("adam", [8], [0.5])  # what is imported and compiled at the first use
-    print(f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads; {len(args.horizons)} x {len(args.inv_b)} "
-          f"cells; plain / ours")
+    print(f"torch {torch.__version__}, CPU, one thread; {len(args.horizons)} x {len(args.inv_b)} cells; plain / ours")
     print(f"{'':>9} {'seconds':>17} {'ratio':>6} {'updates or iterations':>19} {'ms each':>16} {'ratio':>9} "
           f"{'median train_mse':>17}")
     for optimizer in args.optimizers:

@@ -21,7 +21,7 @@ history, line search and stopping; with R = 1 the iterates are those of `torch.o
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +68,7 @@ class LBFGS(torch.optim.Optimizer):
         self.active = torch.ones(len(first), dtype=torch.bool)
         self.limit: Tensor | None = None
         self.group_size = group_size or len(first)
+        self._views: tuple[Tensor, Sequence[Tensor]] | None = None
         self.state[first].update(self._fresh_state())
 
     def _fresh_state(self) -> dict[str, Tensor]:
@@ -156,7 +157,7 @@ class LBFGS(torch.optim.Optimizer):
                 except StopIteration as end:
                     accepted.append((run, end.value))
             fresh, waiting = self._accept(accepted), searching
-        self._scatter(group, x)
+        self._scatter(group, torch.stack([run.x for run in runs]))
         self.run_state["evaluations"][group] += torch.tensor([run.evaluations for run in runs])
         return torch.tensor([run.loss for run in runs], dtype=torch.float64)
 
@@ -186,33 +187,33 @@ class LBFGS(torch.optim.Optimizer):
             return []
         options, state = self.param_groups[0], self.run_state
         tolerance, max_eval = options["tolerance_change"], options["max_eval"] or options["max_iter"] * 5 // 4
+        rows = _rows([run.index for run, _ in accepted])
         before = torch.stack([run.x for run, _ in accepted])
-        t = torch.tensor([point.t for _, point in accepted], dtype=before.dtype).to(before.device)
-        x = torch.addcmul(before, t[:, None], state["direction"][_rows([run.index for run, _ in accepted])])
-        moved = (x != before).any(1).tolist()
+        steps = torch.tensor([point.t for _, point in accepted], dtype=torch.float64)
+        x = torch.addcmul(before, steps.to(before)[:, None], state["direction"][rows])
+        moved = (x != before).any(1).cpu()
         largest = torch.stack([point.grad for _, point in accepted]).abs().amax(1).tolist()
+        state["t"][rows] = steps
+        state["moved"][rows] |= moved
+        at_limit = [False] * len(accepted)
+        if self.limit is not None:
+            at_limit = (state["n_iter"][rows] >= self.limit[rows]).tolist()
         going = []
-        for k, (run, point) in enumerate(accepted):
-            change, run.loss, run.grad = abs(point.loss - run.loss), point.loss, point.grad
-            run.x.copy_(x[k])
-            state["t"][run.index] = point.t
-            state["moved"][run.index] |= moved[k]
-            if not moved[k]:
+        for k, ((run, point), weights, has_moved) in enumerate(zip(accepted, x.unbind(), moved.tolist(), strict=True)):
+            change, run.loss, run.grad, run.x = abs(point.loss - run.loss), point.loss, point.grad, weights
+            if not has_moved:
                 self._stop(run, "line_search")
             elif largest[k] <= options["tolerance_grad"]:
                 self._stop(run, "tolerance_grad")
             elif change < tolerance or point.t * run.scale <= tolerance:
                 self._stop(run, "tolerance_change")
-            elif run.iterations >= options["max_iter"] or self._at_limit(run):
+            elif run.iterations >= options["max_iter"] or at_limit[k]:
                 self._stop(run, "max_iter")
             elif run.evaluations >= max_eval:
                 self._stop(run, "max_eval")
             else:
                 going.append(run)
         return going
-
-    def _at_limit(self, run: "_Run") -> bool:
-        return self.limit is not None and bool(self.run_state["n_iter"][run.index] >= self.limit[run.index])
 
     def _stop(self, run: "_Run", reason: str) -> bool:
         self.run_state["stop"][run.index] = REASONS.index(reason)
@@ -280,7 +281,7 @@ class LBFGS(torch.optim.Optimizer):
         ring = torch.zeros_like(coefficients).scatter_(2, order[:, None].expand(-1, 2, -1), coefficients)
         return self._combine_history(index, ring)
 
-    def _order(self, rows: slice | list[int]) -> Tensor:
+    def _order(self, rows: slice | Tensor) -> Tensor:
         """Slots of the ring from the oldest pair to the newest, (r, m); empty slots come first."""
         m = self.param_groups[0]["history_size"]
         return (self.run_state["pairs"][rows, None] + torch.arange(m)) % m
@@ -293,7 +294,7 @@ class LBFGS(torch.optim.Optimizer):
             return products.permute(2, 0, 1).unflatten(2, (2, -1)).double().cpu()
         m = history.shape[2]
         products = torch.zeros(len(vectors), 2 * len(index), m, dtype=history.dtype)
-        halves = history.flatten(0, 1).unbind()  # all views at once: to index costs more than a small product
+        halves = self._halves()
         rows = [(v.unbind(), [row[:used] for row in out.unbind()]) for v, out in zip(vectors, products, strict=True)]
         for k, r in enumerate(index):  # on a CPU matrix-vector products beat one batched product,
             for half in range(2):  # and all with one matrix before the next is read
@@ -310,11 +311,18 @@ class LBFGS(torch.optim.Optimizer):
         if history.is_cuda:
             return (coefficients.flatten(1)[:, None] @ history[_rows(index)].flatten(1, 2))[:, 0]
         out = history.new_empty(len(index), history.shape[3])
-        halves, parts = history.flatten(0, 1).unbind(), coefficients[:, :, :used].flatten(0, 1).unbind()
+        halves, parts = self._halves(), coefficients[:, :, :used].flatten(0, 1).unbind()
         for k, (r, row) in enumerate(zip(index, out.unbind(), strict=True)):
             torch.mv(halves[2 * r][:used].mT, parts[2 * k], out=row)
             row.addmv_(halves[2 * r + 1][:used].mT, parts[2 * k + 1])
         return out
+
+    def _halves(self) -> Sequence[Tensor]:
+        """S and Y of every run, (m, p) each, in turn: views made once, as to index costs more than a small product."""
+        history = self.run_state["history"]
+        if self._views is None or self._views[0] is not history:
+            self._views = history, history.flatten(0, 1).unbind()
+        return self._views[1]
 
     def _used(self, index: list[int]) -> int:
         """Slots in use, at most."""
@@ -358,6 +366,6 @@ class _Run:
     scale: float = 0.0  # max |d|
 
 
-def _rows(index: list[int]) -> slice | list[int]:
-    """Neighbouring rows as a slice, which copies nothing."""
-    return slice(index[0], index[-1] + 1) if index == list(range(index[0], index[-1] + 1)) else index
+def _rows(index: list[int]) -> slice | Tensor:
+    """Neighbouring rows as a slice, which copies nothing; a tensor indexes faster than a list."""
+    return slice(index[0], index[-1] + 1) if index == list(range(index[0], index[-1] + 1)) else torch.tensor(index)
