@@ -37,7 +37,11 @@ def main() -> int:
         check(settings, runs)
         code = train(settings, runs)
         if code != 75 and sweep.matrices:
-            rows, columns, count = matrices.write(settings)
+            try:
+                rows, columns, count = matrices.write(settings)
+            except OSError as error:
+                print(f"failed: matrices and sweep_results.json: {error}", file=sys.stderr)
+                return 1
             if count:
                 print(f"{settings.label}: {count} runs, matrices {rows} x {columns} (T x 1/b) and sweep_results.json "
                       f"in {settings.save_path}")

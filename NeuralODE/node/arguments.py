@@ -13,7 +13,7 @@ import torch
 from node.cli import find_device
 from node.files import UsageError
 from node.flags import OPTIMIZERS, make_parser
-from node.grid import Cell, make_cells
+from node.grid import MOST_DAMPING, MOST_SAMPLES, Cell, make_cells
 from node.objective import Problem
 from node.session import Wandb
 from node.settings import Settings
@@ -100,7 +100,7 @@ def make_problem(args: argparse.Namespace) -> Problem:
     if args.training == "rollout" and args.batch_size is not None:
         raise UsageError("--batch-size goes with --training onestep: a rollout is trained on as a whole")
     span = (args.rollout_report_t_span_lo, args.rollout_report_t_span_hi)
-    if span[1] - span[0] <= args.rollout_report_test_dt:
+    if not span[1] - span[0] > args.rollout_report_test_dt:
         raise UsageError(f"--rollout-report-t-span-hi must be above --rollout-report-t-span-lo by more than "
                          f"--rollout-report-test-dt, got {span[0]:g} to {span[1]:g} in steps of "
                          f"{args.rollout_report_test_dt:g}")
@@ -146,14 +146,16 @@ OWNERS = {
     "nncg_switch_epoch": ("--optimizer Adam_NNCG", ("adam_nncg",)),
     **dict.fromkeys(("alm_target", "alm_outer_iters", "alm_inner_step", "alm_penalty", "alm_penalty_growth",
                      "alm_uncon_weight", "alm_bootstrap_lbfgs_max_iter", "no_alm_bootstrap", "alm_warmup_epochs",
-                     "alm_init_ckpt", "no_alm_init_ckpt"), ("--physics-mode pinn_alm", ("alm",))),
+                     "alm_init_ckpt", "no_alm_init_ckpt"),
+                    ("--physics-mode pinn_alm or --constraint-method alm", ("alm",))),
 }
 
 
 def check_flags(args: argparse.Namespace, kind: str) -> None:
     """Flags that contradict each other, or that nothing would read."""
     def given(name: str) -> bool:
-        return getattr(args, name) not in (None, False)
+        value = getattr(args, name)
+        return value is not None and value is not False  # 0 is given
 
     def flag(name: str) -> str:
         return f"--{name.replace('_', '-')}"
@@ -195,12 +197,11 @@ def strategy_options(args: argparse.Namespace, kind: str) -> Any:
     if kind == "cl":
         options.schedule, options.inner = make_schedule(args), inner
     elif kind == "alm":
-        options.inner, options.curriculum = inner, make_schedule(args) if args.cl_warmup else None
+        options.inner, options.schedule = inner, make_schedule(args) if args.cl_warmup else None
         if args.no_alm_bootstrap or args.alm_init_ckpt or args.cl_warmup:
             options.bootstrap = 0
     for key, value in strategy.budgets.get(args.budget, {}).items():
-        if key == "bootstrap" and not options.bootstrap or key == "schedule_step" and (args.cl_inv_delta or
-                                                                                      args.cl_delta_coeff):
+        if key == "bootstrap" and not options.bootstrap:
             continue
         set_option(options, key, value, strategy.main, "--budget")
     if args.loss_scale == "unit" and hasattr(options, "lbfgs"):
@@ -241,15 +242,20 @@ def make_schedule(args: argparse.Namespace) -> Schedule:
     calls = args.cl_inner_epochs if args.cl_inner_epochs is not None else args.epochs
     if calls is None:
         calls = 1 if args.optimizer == "LBFGS" else 10
+    defaults = Schedule(step=4.0) if args.budget == "smoke" else Schedule()
+    start, step = args.cl_inv_init or defaults.start, args.cl_inv_delta or defaults.step
     if space == "b":
-        return Schedule("b", args.cl_init_coeff, args.cl_delta_coeff, calls)
-    defaults = Schedule()
-    return Schedule("inv_b", args.cl_inv_init or defaults.start, args.cl_inv_delta or defaults.step, calls)
+        start, step = args.cl_init_coeff, args.cl_delta_coeff
+    if (start if space == "b" else 1 / start) > MOST_DAMPING:
+        flag = "--cl-init-coeff" if space == "b" else "--cl-inv-init"
+        raise UsageError(f"{flag}: {start:g} is a damping b above {MOST_DAMPING:g}, which is too stiff")
+    return Schedule(space, start, step, calls)
 
 
 def updates_per_epoch(args: argparse.Namespace) -> str | int:
     """Policy or number of the updates of an epoch."""
-    text = "grid" if args.updates_per_epoch == "0" else args.updates_per_epoch
+    text = args.updates_per_epoch
+    text = "grid" if text.isdecimal() and int(text) == 0 else text
     if text not in ("auto", "own", "grid") and not (text.isdecimal() and int(text) < 10**6):
         raise UsageError(f"--updates-per-epoch must be a whole number, auto, own or grid, got {text!r}")
     if text != "auto" and args.optimizer in ("LBFGS", "NNCG"):
@@ -294,6 +300,10 @@ def check_numbers(args: argparse.Namespace) -> None:
     if args.test_horizon <= args.fixed_test_dt:
         raise UsageError(f"--test-horizon must be above --fixed-test-dt {args.fixed_test_dt:g}, got "
                          f"{args.test_horizon:g}")
+    for dt, horizon in (("fixed-test-dt", "test-horizon"), ("rollout-report-test-dt", "rollout-report-t-span-hi")):
+        step, end = (getattr(args, name.replace("-", "_")) for name in (dt, horizon))
+        if not end / step <= MOST_SAMPLES:
+            raise UsageError(f"--{horizon}: {end:g} in steps of --{dt} {step:g} makes more than {MOST_SAMPLES} samples")
     if not args.out_dir:
         raise UsageError("--out-dir must name a folder, got an empty text")
     if args.hessian_every:

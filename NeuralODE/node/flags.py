@@ -131,7 +131,7 @@ def make_parser() -> Parser:
     add("--write-case-json-only", action="store_true", help="write run folders, no matrices and no sweep_results.json")
     add("--log-every", type=int, metavar="N", help="iterations between lines of history.csv (default by budget: "
         "smoke 20, laptop 200, paper 400)")
-    add("--log-loss-every", type=int, metavar="N", help="published spelling: the same in epochs of Adam or SGD")
+    add("--log-loss-every", type=int, metavar="N", help="published spelling: the same in epochs of 13 updates")
     add("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints")
     add("--hessian-every", type=int, default=0, help="not available yet, must be 0: no curvature is computed")
     add("--wandb", default="disabled", choices=["disabled", "offline", "online"], help="Weights & Biases")

@@ -13,6 +13,8 @@ from node.pendulum import count_samples
 INV_B = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0)
 HORIZONS = (0.5, 1.0, 2.0, 5.0, 8.0, 10.0, 12.0, 15.0, 20.0)
 SEEDS = (0, 1, 2)
+MOST_SAMPLES = 10**6
+MOST_DAMPING = 1000.0  # above, the solver of the trajectories takes for ever
 
 Cell = tuple[float, int, int]  # 1/b, number of samples, seed
 
@@ -26,11 +28,13 @@ def make_cells(args: argparse.Namespace) -> tuple[list[Cell], dict[int, float]]:
     columns, horizons, seeds = inverse_dampings(args), horizon_values(args), seed_values(args)
     chosen = columns
     if args.only_inv_b_values is not None:
-        chosen = numbers(args.only_inv_b_values, "--only-inv-b-values")
+        chosen = numbers(args.only_inv_b_values, "--only-inv-b-values") or columns
         for value in chosen:
             if value not in columns:
                 raise UsageError(f"--only-inv-b-values: {value:g} is no column of the grid; allowed: {listed(columns)}")
     index, count = args.shard_index, args.shard_count
+    if (index, count) == (-1, 0):  # the published way to say that there are none
+        index = count = None
     if (index is None) != (count is None):
         raise UsageError("--shard-index and --shard-count go together")
     if count is not None and count < 1 or index is not None and not 0 <= index < count:
@@ -51,9 +55,13 @@ def inverse_dampings(args: argparse.Namespace) -> list[float]:
         for value in values:
             if not value > 0:
                 raise UsageError(f"{flag} must be positive, got {value:g}")
+    for flag, values, b in (("--inv-b-values", given, [1 / v for v in given]), ("--b-values", damping, damping)):
+        for value, size in zip(values, b):
+            if size > MOST_DAMPING:
+                raise UsageError(f"{flag}: {value:g} is a damping b above {MOST_DAMPING:g}, which is too stiff")
     if args.inv_b_values is not None and not given and not damping:
         damping = np.linspace(1.0, 0.1, 12).tolist()
-    return unique(given, "--inv-b-values") or unique([1 / b for b in damping], "--b-values") or list(INV_B)
+    return unique(given, "--inv-b-values") or [1 / b for b in unique(damping, "--b-values")] or list(INV_B)
 
 
 def horizon_values(args: argparse.Namespace) -> list[float]:
@@ -65,11 +73,12 @@ def horizon_values(args: argparse.Namespace) -> list[float]:
         given = np.linspace(1.0, 20.0, 12).tolist()
     seen: dict[int, float] = {}
     for horizon in unique(given, "--horizon-values"):
+        if horizon / dt > MOST_SAMPLES:
+            raise UsageError(f"--horizon-values: {horizon:g} makes {horizon / dt:g} samples, at most {MOST_SAMPLES} "
+                             f"are allowed")
         n = count_samples(horizon, dt)
         if n < 2:
             raise UsageError(f"--horizon-values must be above --fixed-dt {dt:g}, to hold two samples, got {horizon:g}")
-        if n > 10**6:
-            raise UsageError(f"--horizon-values: {horizon:g} makes {n} samples, at most 1000000 are allowed")
         if n in seen:
             raise UsageError(f"--horizon-values: {seen[n]:g} and {horizon:g} are both {n} samples, which name the run")
         seen[n] = horizon

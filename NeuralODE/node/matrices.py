@@ -34,10 +34,15 @@ MATRICES = {
 
 def write(settings: Settings) -> tuple[int, int, int]:
     """Write the matrices and sweep_results.json into the save path; rows, columns and runs that they hold."""
+    if not settings.save_path.exists():  # a shard without cells
+        return 0, 0, 0
     lock = os.open(settings.save_path, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: the last shard's summary may lack one that ends with it
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for pattern in ("*_matrix.npy.*.tmp", "sweep_results.json.*.tmp"):  # of a process that was killed
+                for path in settings.save_path.glob(pattern):
+                    path.unlink(missing_ok=True)
         return _write(settings)
     finally:
         os.close(lock)
@@ -61,7 +66,9 @@ def _write(settings: Settings) -> tuple[int, int, int]:
     means = {name: _mean(stack) for name, stack in stacks.items()}
     for name, matrix in means.items():
         atomic_write(settings.save_path / f"{name}_matrix.npy", lambda file, matrix=matrix: np.save(file, matrix))
-    config = {key: value for key, value in runs[0]["config"].items() if key not in ("inv_b", "horizon", "seed")}
+    names = [name for name in runs[0]["config"] if name not in ("inv_b", "horizon", "seed")]
+    common = {name: runs[0]["config"][name] for name in names
+              if all(run["config"].get(name) == runs[0]["config"][name] for run in runs)}
     write_json(settings.save_path / "sweep_results.json", {
         "model": settings.model, "strategy": settings.strategy, "inv_b_values": inv_b,
         "b_values": [1 / value for value in inv_b], "horizon_values": list(horizons.values()), "sample_counts": samples,
@@ -69,7 +76,8 @@ def _write(settings: Settings) -> tuple[int, int, int]:
         "runs": len(runs), "diverged": sum(run["status"] == "diverged" for run in runs),
         "definitions": {f"{name}_matrix": text for name, (_, text) in MATRICES.items()},
         **{f"{name}_matrix": matrix for name, matrix in means.items()},
-        "per_seed": {f"{name}_matrix": stack for name, stack in stacks.items()}, "settings": config})
+        "per_seed": {f"{name}_matrix": stack for name, stack in stacks.items()}, "settings": common,
+        "settings_that_differ": [name for name in names if name not in common]})
     return len(samples), len(inv_b), len(runs)
 
 

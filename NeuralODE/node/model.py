@@ -67,3 +67,34 @@ def propagate(params: Sequence[Tensor], x: Tensor) -> Tensor:
         if layer < depth - 1:
             x = torch.tanh(x)
     return x
+
+
+@torch.no_grad()
+def least_squares(params: Sequence[Tensor], x: Tensor, target: Tensor, mask: Tensor, count: Tensor,
+                  factor: float) -> tuple[Tensor, list[Tensor]]:
+    """Losses factor / count sum_n mask_n |f(x_n) - target_n|^2, (R,), and their gradients, one a parameter.
+
+    The reverse pass is written out: for networks this small autograd's bookkeeping costs as much as the arithmetic.
+
+    Args:
+        params: as in `propagate`.
+        x, target: (R, n, d).
+        mask: (R, n).
+        count: (R,).
+    """
+    depth = len(params) // 2
+    inputs, z = [x], x
+    for layer in range(depth):
+        z = torch.baddbmm(params[depth + layer], z, params[layer])
+        if layer < depth - 1:
+            inputs.append(z.tanh_())
+    e = z.sub_(target)
+    losses = factor * (e.square().sum(2) * mask).sum(1) / count
+    grad = (mask * (count.to(x).reciprocal() * factor)[:, None])[..., None] * (2 * e)
+    grads: list[Tensor] = [e] * len(params)
+    for layer in range(depth - 1, -1, -1):
+        a = inputs[layer]
+        grads[layer], grads[depth + layer] = torch.bmm(a.mT, grad), grad.sum(1, keepdim=True)
+        if layer > 0:
+            grad = torch.ops.aten.tanh_backward(torch.bmm(grad, params[layer].mT), a)  # times 1 - a^2
+    return losses, grads

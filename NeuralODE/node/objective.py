@@ -27,7 +27,7 @@ from torch import Tensor
 
 from node import rollout
 from node.data import STATES, Batch, defect, make_pairs, pad
-from node.model import propagate
+from node.model import least_squares, propagate
 from node.pendulum import TEST_START, count_samples, embed, trajectory, vector_field
 
 
@@ -202,16 +202,28 @@ class Objective:
                 found["physics"] = torch.cat([found["physics"], *residuals], -1)
         return found
 
+    @property
+    def is_regression(self) -> bool:
+        """Whether the loss is that of `blend`."""
+        return self.blend is not None and self.density == self.soft_density and self.offsets is None
+
+    def regression(self, at: Pick) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        """States, targets (r, n, d), mask (r, n); what the masked sum of squares is divided by, (r,), and times."""
+        target, weight = self.blend
+        place = (at.rows, at.pairs)
+        return self.data.x[place], target[place], at.mask, at.count * target.shape[2], self.factor * weight
+
     def block_losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Losses (r,) of the runs `rows`, whose weights these are; without the constant where there is a `blend`."""
         at = self.select(rows)
-        if self.blend is not None and self.density == self.soft_density and self.offsets is None:
-            target, scale = self.blend
-            e = propagate(params, self.data.x[at.rows, at.pairs]) - target[at.rows, at.pairs]
-            return self.factor * scale * (e.square().sum(2) * at.mask).sum(1) / (at.count * e.shape[2])
+        if self.is_regression:
+            x, target, mask, count, factor = self.regression(at)
+            return factor * ((propagate(params, x) - target).square().sum(2) * mask).sum(1) / count
         total = torch.zeros(len(rows), **self.like)
         for name, c in self.vectors(params, at).items():
             total = total + (self.density(name, c, at).sum(2) * at.mask).sum(1) / (at.count * c.shape[2])
+        if torch.is_grad_enabled() and not total.requires_grad:  # NaN in all runs: there was nothing to integrate
+            total = total + 0 * sum(p.flatten(1).sum(1) for p in params)
         return self.factor * total
 
     def backward(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
@@ -222,10 +234,13 @@ class Objective:
                 p.grad = torch.zeros_like(p)
         for block in self.blocks(rows):
             index = _index(block, self.b.device)
-            part = [p.detach()[index].requires_grad_() for p in params]
-            value = self.block_losses(part, block)
-            grads = torch.autograd.grad(value.sum(), part)
-            losses[index] = value.detach()
+            part = [p.detach()[index] for p in params]
+            if self.is_regression:
+                losses[index], grads = least_squares(part, *self.regression(self.select(block)))
+            else:
+                value = self.block_losses([p.requires_grad_() for p in part], block)
+                grads = torch.autograd.grad(value.sum(), part)
+                losses[index] = value.detach()
             for p, g in zip(params, grads, strict=True):
                 p.grad[index] = g
         return losses
@@ -251,6 +266,8 @@ class Objective:
     @torch.no_grad()
     def constraint(self, params: Sequence[Tensor], name: str) -> Tensor:
         """e ("data") or r ("physics") of all runs at all their pairs, (R, N, components); zero in the padding."""
+        kept = self.batches, self.offsets
+        self.batches = self.offsets = None
         found: Tensor | None = None
         for block in self.blocks(torch.arange(len(params[0]))):
             index = block.to(self.b.device)
@@ -259,6 +276,7 @@ class Objective:
             if found is None:
                 found = torch.zeros(len(params[0]), self.data.x.shape[1], c.shape[2], **self.like)
             found[index, :c.shape[1]] = c * at.mask[..., None]
+        self.batches, self.offsets = kept
         return found
 
     @torch.no_grad()
@@ -313,19 +331,21 @@ class Objective:
         test = self.one_step(params, list(states[:, :-1]), list(states[:, 1:]), p.test_dt)
         for name, (squares, count) in {"train": train, "test": test}.items():
             found |= {f"{name}_mse": squares / count, f"{name}_sse": squares}
-        predicted = self.predict(params, p.test_dt, p.test_horizon)
+        windows = {
+            "mean_rel_window": (p.probe_dt, *p.probe_span, rollout.mean_relative_window),
+            "mean_rel_dt005_t0_20": (0.05, 0.0, 20.0, rollout.mean_relative_window),
+            "dt050_hor10": (0.5, 0.0, 10.0, rollout.relative_l2_by_component),
+            "dt005_hor15": (0.05, 0.0, 15.0, rollout.relative_l2_by_component),
+            "dt005_hor20": (0.05, 0.0, 20.0, rollout.relative_l2_by_component)}
+        ends = [(p.test_dt, p.test_horizon), *((dt, end) for dt, _, end, _ in windows.values())]
+        longest = {dt: self.predict(params, dt, max(end for step, end in ends if step == dt)) for dt, _ in ends}
+        predicted = longest[p.test_dt][:, :states.shape[1]]
         found |= {"test_rollout_l2": rollout.relative_l2_by_component(predicted, states),
                   "test_rollout_mse": rollout.mse(predicted, states),
                   "test_rollout_sse": rollout.sse(predicted, states)}
-        for name, dt, low, high, error in (
-                ("mean_rel_window", p.probe_dt, *p.probe_span, rollout.mean_relative_window),
-                ("mean_rel_dt005_t0_20", 0.05, 0.0, 20.0, rollout.mean_relative_window),
-                ("dt050_hor10", 0.5, 0.0, 10.0, rollout.relative_l2_by_component),
-                ("dt005_hor15", 0.05, 0.0, 15.0, rollout.relative_l2_by_component),
-                ("dt005_hor20", 0.05, 0.0, 20.0, rollout.relative_l2_by_component)):
-            first = count_samples(low, dt)
-            states = self.truth(dt, high)
-            found[f"test_rollout_l2_{name}"] = error(self.predict(params, dt, high)[:, first:], states[:, first:])
+        for name, (dt, start, end, error) in windows.items():
+            states, first = self.truth(dt, end), count_samples(start, dt)
+            found[f"test_rollout_l2_{name}"] = error(longest[dt][:, first:states.shape[1]], states[:, first:])
         if p.state == "raw":
             found["defect"] = torch.tensor([defect(pairs, p.dt) for pairs in self.pairs])
         return {name: value.tolist() for name, value in found.items()}

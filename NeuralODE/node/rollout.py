@@ -42,7 +42,7 @@ def _integrate(field: Field, start: Tensor, rows: Tensor, times: Tensor, method:
         if method != "dopri5":
             raise
         if len(rows) == 1:
-            return start.new_full((1, len(times), start.shape[1]), torch.nan)
+            return start.new_full((1, len(times), *start.shape[1:]), torch.nan)
         return torch.cat([_integrate(field, start, half, times, method) for half in rows.tensor_split(2)])
 
 
@@ -109,8 +109,9 @@ def step(field: Field, x: Tensor, dt: float, method: str = "euler") -> Tensor:
     if method == "euler":
         return x + dt * field(x)
     times = torch.tensor([0.0, dt], dtype=torch.float64, device=x.device)
-    adaptive = {}
-    if method == "dopri5":
-        rtol, atol = ADAPTIVE_TOLERANCES[x.dtype]
-        adaptive = {"rtol": rtol, "atol": atol, "options": {"norm": _worst_run, "max_num_steps": 10_000}}
-    return odeint(lambda t, state: field(state), x, times, method=method, **adaptive)[-1]
+    if method != "dopri5":
+        return odeint(lambda t, state: field(state), x, times, method=method)[-1]
+    with torch.no_grad():
+        rows = (x.isfinite() & field(x).isfinite()).all(-1).all(-1).nonzero()[:, 0]
+    states = torch.full_like(x, torch.nan)
+    return states.index_copy(0, rows, _integrate(field, x, rows, times, method)[:, -1]) if len(rows) else states

@@ -126,11 +126,12 @@ class Settings:
                              f"{len(found)}")
         try:
             loaded = torch.load(found[0], map_location="cpu", weights_only=True)["params"]
+            sizes = [tuple(w.shape) for w in loaded]
         except Exception as error:  # torch raises all sorts for what it cannot read
             reason = str(error).strip().partition("\n")[0]
             raise UsageError(f"--alm-init-ckpt {found[0]}: not a model.pt of this program ({reason})") from None
         wanted = [tuple(p.shape[1:]) for p in MLP([0], STATES[self.problem.state], self.hidden).parameters()]
-        if [tuple(w.shape) for w in loaded] != wanted:
+        if sizes != wanted:
             raise UsageError(f"--alm-init-ckpt {found[0]}: weights of another network")
         return loaded
 

@@ -7,6 +7,7 @@ like a power cut after so many seconds or at its n-th file operation, or to be s
 
 from __future__ import annotations
 
+import atexit
 import csv
 import importlib
 import json
@@ -15,7 +16,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ MODULE = Path(__file__).resolve().parents[1]
 (ENTRY,) = MODULE.glob("run_*.py")
 (PACKAGE,) = (path.parent.name for path in MODULE.glob("*/files.py"))
 FOREIGN = ("seconds", "environment", "config")  # may differ between two executions of one run
+
+
+_warm: Warm | None = None
 
 
 class Warm:
@@ -50,11 +53,13 @@ class Warm:
         self.process.communicate()
 
 
-def warm(tmp_path_factory: Any) -> Iterator[Warm]:
-    """For a fixture of module scope."""
-    process = Warm(tmp_path_factory.mktemp("elsewhere"))
-    yield process
-    process.close()
+def warm(tmp_path_factory: Any) -> Warm:
+    """For a fixture of module scope; one process serves all test files."""
+    global _warm
+    if _warm is None:
+        _warm = Warm(tmp_path_factory.mktemp("elsewhere"))
+        atexit.register(_warm.close)
+    return _warm
 
 
 def outcome(path: Path) -> dict[str, Any]:

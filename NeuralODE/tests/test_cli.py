@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -44,7 +45,7 @@ METHODS = {
        for optimizer, kind in OPTIMIZERS.items() for mode in MODES if mode != "pinn_alm"},
     "--optimizer Adam_LBFGS_NNCG --physics-mode pinn --epochs 2": "nncg",
     "--optimizer Adam --physics-mode pinn --training rollout": "adam",
-    "--optimizer LBFGS --physics-mode none --state raw --integrator rk4 --training rollout": "lbfgs",
+    "--optimizer LBFGS --physics-mode none --state raw --integrator rk4 --training rollout --lbfgs-max-iter 5": "lbfgs",
     "--optimizer LBFGS --physics-mode pinn --loss-scale paper --integrator dopri5": "lbfgs",
     "": "alm", "--optimizer Adam": "alm_adam", "--optimizer SGD --alm-target data": "alm_data_sgd",
     "--alm-target data --alm-warmup-epochs 1": "alm_data",
@@ -55,6 +56,12 @@ METHODS = {
     "--physics-mode pinn_region --cl-warmup": "region_cl",
     "--cl-warmup --cl-inv-delta 4": "alm_cl", "--cl-warmup --cl-inv-delta 4 --optimizer Adam": "alm_cl_adam",
 }
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the numbers of metrics.json that no history has: they take most of the time of a short run."""
+    monkeypatch.setattr(Objective, "results", lambda *_: {})
 
 
 def train(arguments: str, path: Path) -> int:
@@ -98,16 +105,19 @@ def numbers(result: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method(tmp_path: Path, method: str) -> None:
+def test_every_method(tmp_path: Path, request: pytest.FixtureRequest, method: str) -> None:
     """Results are complete and strict, and are what the saved weights give."""
-    assert train(f"{GRID} {method}", tmp_path) == 0
     mode = next((m for m in MODES if method.endswith(f"mode {m}") or f"mode {m} " in method), "pinn_alm")
+    all_numbers = mode in ("pinn", "sphere") and "LBFGS" not in method
+    if not all_numbers:
+        request.getfixturevalue("quick")
+    assert train(f"{GRID} {method}", tmp_path) == 0
     model = "NODE" if mode in ("none", "sphere") else "PINODE"
     cells = by_cell(tmp_path)
     assert list(cells) == [(v, n, 0) for v in (4, 8) for n in (10, 20)]
     settings = parse([*shlex.split(f"{GRID} {method}")]).settings
     objective = Objective(settings.problem, [v for v, _, _ in cells], [n / 20 for _, n, _ in cells])
-    folders = [tmp_path / model.lower() / "pendulum" / METHODS[method] / f"inv_b_{v}" / f"n_{n}" / "seed_0"
+    folders = [tmp_path / model.lower() / "pendulum" / METHODS[method] / f"inv_b_{v:g}" / f"n_{n}" / "seed_0"
                for v, n, _ in cells]
     loaded = [torch.load(folder / "model.pt", weights_only=True)["params"] for folder in folders]
     params = [torch.stack(weights) for weights in zip(*loaded, strict=True)]
@@ -123,19 +133,22 @@ def test_every_method(tmp_path: Path, method: str) -> None:
         with open(folder / "history.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0])[:len(COLUMNS)] == COLUMNS and rows[0]["iteration"] == "0"
-        assert ("mu" in rows[0]) == ("alm" in METHODS[method]) and ("physical_value" in rows[0]) == (
-            METHODS[method].startswith(("cl", "sphere_cl", "region_cl")))
+        kind = METHODS[method].split("_")
+        assert ("mu" in rows[0]) == bool({"alm", "nncg"} & {*kind})
+        assert ("physical_value" in rows[0]) == ("cl" in kind and "alm" not in kind)
         assert int(rows[-1]["iteration"]) == found["iterations"] > 0
-        assert found["evaluations"] >= found["iterations"] * ("nncg" not in METHODS[method])
+        assert found["evaluations"] >= found["iterations"] * ("nncg" not in kind)
         result = found | found["metrics"]
-        assert {name: float(rows[-1][name]) for name in COLUMNS[2:8]} == {name: result[name] for name in COLUMNS[2:8]}
-        assert result["test_rollout_l2"] == pytest.approx(result["test_error"], rel=1e-4)
+        last = {name: float(rows[-1][name]) for name in COLUMNS[2:8]}  # often a line of before: in other company
+        assert last == pytest.approx({name: result[name] for name in last}, rel=1e-6)
         assert result["loss_total"] == pytest.approx(result["loss_data"] + result["loss_physics"])
-        if "rollout" not in method:
-            assert result["train_mse"] == pytest.approx(result["train_loss"], rel=1e-3)
+        if all_numbers:
+            assert result["test_rollout_l2"] == pytest.approx(result["test_error"], rel=1e-4)
+        if all_numbers and "rollout" not in method:
+            assert result["train_mse"] == pytest.approx(result["train_loss"], rel=1e-3, abs=3e-11)
         for name in COLUMNS[2:7]:
             assert again[name][k] == pytest.approx(result[name], rel=1e-3), name
-        assert float(rows[-1]["loss_total"]) < float(rows[0]["loss_total"]) or "alm" in METHODS[method]
+        assert float(rows[-1]["loss_total"]) < float(rows[0]["loss_total"]) or {"alm", "cl"} & {*kind}
 
 
 #: Lists, and one of their runs by itself or in other company; float64, T of different lengths.
@@ -160,7 +173,7 @@ COMPANY = {
 
 
 @pytest.mark.parametrize("method", COMPANY)
-def test_lists_are_the_product_and_company_changes_nothing(tmp_path: Path, method: str) -> None:
+def test_lists_are_the_product_and_company_changes_nothing(tmp_path: Path, quick: None, method: str) -> None:
     """In float64 a run gives the same alone, among others and in another order."""
     flags = f"{TINY} --precision float64 {method}"
     longest = COMPANY[method].split()[-1]
@@ -188,7 +201,7 @@ PUBLISHED = {
     f"--optimizer LBFGS --physics-mode pinn_alm {CELL} --alm-outer-iters 50 --alm-warmup-epochs 500 --cuda "
     "--out-dir OUT": "--alm-outer-iters 3 --alm-warmup-epochs 2",
     f"--optimizer LBFGS --physics-mode pinn_alm {CELL} --alm-outer-iters 50 --alm-warmup-epochs 5 --out_dir OUT":
-        "--lbfgs_max_iter 2 --horizon-values 1",
+        "--lbfgs_max_iter 2 --horizon-values 1 --test-horizon 2",
     f"--optimizer Adam_NNCG --physics-mode pinn {CELL} --cuda --outdir OUT": "--horizon-values 1",
     f"--optimizer LBFGS --physics-mode pinn --cl-warmup {CELL} --cuda --out-dir=OUT": "--horizon-values 1",
     "--optimizer LBFGS --physics-mode pinn --inv-b 8 --horizon 1 --seed 0 --outdir OUT": "",
@@ -223,7 +236,7 @@ def test_spellings_of_the_grid() -> None:
     default = ([1, 2, 4, 6, 8, 10, 12, 15], [10, 20, 40, 100, 160, 200, 240, 300, 400], [0, 1, 2])
     assert grid(pinn) == default and len(parse(pinn.split()).cells) == 8 * 9 * 3
     for lists in ("--inv-b-values 1,4 --horizon-values 2,1 --seeds 3,5", "--inv-b 1 4 --horizon 2 1 --seeds 3 5",
-                  "--inv_b_values=1, 4, --horizon_values 2 ,1 --seeds 3, ,5"):
+                  "--inv_b_values=1,4 --horizon_values 2 ,1 --seeds 3, ,5"):
         assert grid(f"{pinn} {lists}") == ([1, 4], [20, 40], [3, 5]), lists
     assert grid(f"{pinn} --seed 5")[2] == [5]
     for words in (["--seeds", ""], ["--seeds", "", "--seed", "4"], ["--seeds="]):
@@ -244,15 +257,16 @@ def test_updates_of_an_epoch() -> None:
     for rest, wanted in {"0.5 20": [13, 13], "20 40": [13, 25], "0.5 20 --test-horizon 40": [25, 25],
                          "0.5 --batch-size 8": [50], "0.5 40 --updates-per-epoch auto": [13, 25],
                          "0.5 2.5 20 --updates-per-epoch own": [1, 2, 13], "0.5 40 --updates-per-epoch grid": [25, 25],
-                         "0.5 2.5 --updates-per-epoch 0": [2, 2], "0.5 20 --updates-per-epoch 7": [7, 7],
-                         "0.5 20 --training rollout": [1, 1], "20 --training rollout --updates-per-epoch 3": [3]}.items():
+                         "0.5 2.5 --updates-per-epoch 0": [2, 2], "2.5 --updates-per-epoch 00": [2],
+                         "0.5 20 --updates-per-epoch 7": [7, 7], "0.5 20 --training rollout": [1, 1],
+                         "20 --training rollout --updates-per-epoch 3": [3]}.items():
         settings = parse(f"{flags} {rest}".split()).settings
         assert [settings.epoch(n) for n in settings.horizons] == wanted, rest
 
 
 @pytest.mark.parametrize(("flags", "updates"), [("--horizon-values 40", 25), ("--horizon-values 2.5", 2),
                                                 ("--horizon-values 2.5 --updates-per-epoch 7", 7)])
-def test_iterations_count_updates(tmp_path: Path, flags: str, updates: int) -> None:
+def test_iterations_count_updates(tmp_path: Path, quick: None, flags: str, updates: int) -> None:
     """Of Adam; an epoch has as many as there are mini-batches."""
     found = result(f"--optimizer Adam --physics-mode pinn {flags} --epochs 2", tmp_path)
     assert found["iterations"] == found["evaluations"] == 2 * updates
@@ -265,14 +279,13 @@ CHANGES = {
         "--lbfgs-max-iter 9", "--lbfgs-history-size 1", "--lbfgs-tolerance-grad 1", "--lamb 2", "--loss-scale paper",
         "--training rollout", "--integrator rk4", "--data-tolerance tight", "--hidden 7", "--precision float64",
         "--seeds 1", "--inv-b-values 6", "--horizon-values 0.6", "--fixed-dt 0.1", "--fixed-test-dt 0.1",
-        "--test-horizon 3", "--rollout-report-test-dt 0.1", "--rollout-report-t-span-lo 1",
-        "--rollout-report-t-span-hi 5", "--physics-mode none", "--optimizer Adam_LBFGS_NNCG", "--epochs 2"],
+        "--test-horizon 3", "--physics-mode none", "--optimizer Adam_LBFGS_NNCG", "--epochs 2"],
     "--physics-mode pinn --lbfgs-max-iter 6 --loss-scale paper": ["--lbfgs-tolerance-change 1"],
     "--physics-mode none --lbfgs-max-iter 4": ["--state raw", "--physics-mode sphere"],
     "--physics-mode sphere": ["--constraint-method alm"],
     "--physics-mode pinn --optimizer Adam --epochs 1 --horizon-values 2.5 --updates-per-epoch 3": [
         "--learning-rate 0.01", "--batch-size 8", "--updates-per-epoch own", "--epochs 2", "--optimizer SGD"],
-    "--physics-mode pinn --optimizer NNCG --nncg-epochs 3": [
+    "--physics-mode pinn --optimizer Adam_LBFGS_NNCG --lbfgs-max-iter 10 --nncg-epochs 3 --nncg-rank 2": [
         "--nncg-epochs 2", "--nncg-lr 0.5", "--nncg-rank 3", "--nncg-mu 1", "--nncg-cg-tol 0.5",
         "--nncg-cg-max-iters 1", "--nncg-precond-update-freq 3"],
     "--physics-mode pinn --optimizer Adam_NNCG --epochs 4": ["--nncg-switch-epoch 3"],
@@ -289,8 +302,11 @@ CHANGES = {
 }
 
 
+WINDOW = ["--rollout-report-test-dt 0.1", "--rollout-report-t-span-lo 1", "--rollout-report-t-span-hi 5"]
+
+
 @pytest.mark.parametrize("method", CHANGES)
-def test_flags_act(tmp_path: Path, method: str) -> None:
+def test_flags_act(tmp_path: Path, quick: None, method: str) -> None:
     """Other settings give other results, and leave another configuration."""
     base = result(method, tmp_path / "base")
     for k, flags in enumerate(CHANGES[method]):
@@ -300,7 +316,17 @@ def test_flags_act(tmp_path: Path, method: str) -> None:
         assert found["config"] != base["config"], flags
 
 
-def test_flags_that_change_no_result(tmp_path: Path) -> None:
+def test_flags_of_the_windowed_error(tmp_path: Path) -> None:
+    """They change that number and no other."""
+    base = result("--physics-mode pinn --lbfgs-max-iter 2", tmp_path / "base")
+    for flag in WINDOW:
+        found = result(f"--physics-mode pinn --lbfgs-max-iter 2 {flag}", tmp_path / flag)
+        name = "test_rollout_l2_mean_rel_window"
+        assert found["metrics"].pop(name) != base["metrics"][name], flag
+        assert found["metrics"].items() <= base["metrics"].items() and found["config"] != base["config"]
+
+
+def test_flags_that_change_no_result(tmp_path: Path, quick: None) -> None:
     """They change what is logged and written."""
     flags = "--physics-mode pinn --optimizer Adam --epochs 60"
     base = result(flags, tmp_path / "base")
@@ -319,17 +345,17 @@ def test_flags_that_change_no_result(tmp_path: Path) -> None:
 
 def test_help_names_no_flag_that_is_not_tried(tmp_path: Path) -> None:
     """Here or among bad input."""
-    tried = [*BAD, *CHANGES, *sum(CHANGES.values(), []), *METHODS, *COMPANY, *PUBLISHED, *PUBLISHED.values(), TINY,
-             *(f"--{name}" for name in (*AT_LEAST_0, *AT_LEAST_1, *POSITIVE)),
+    tried = [*BAD, *WINDOW, *CHANGES, *sum(CHANGES.values(), []), *METHODS, *COMPANY, *PUBLISHED,
+             *PUBLISHED.values(), TINY, *(f"--{name}" for name in (*AT_LEAST_0, *AT_LEAST_1, *POSITIVE)),
              "--b-values --only-inv-b-values --skip-existing-cases --save-model --no-save-model --save-cell-ckpt "
              "--no-save-cell-ckpt --write-case-json-only --force --help --wandb-project"]
     flags = subprocess.run([sys.executable, str(forked.ENTRY), "--help"], capture_output=True, text=True, check=True,
-                           cwd=tmp_path).stdout.split()
+                           cwd=tmp_path, env=os.environ | {"COLUMNS": "1000"}).stdout.split()
     named = {flag.strip("[],()") for flag in flags if flag.strip("[(").startswith("--")}
     assert len(named) > 80 and named - set(" ".join(tried).replace("=", " ").split()) == set()
 
 
-def test_budget_is_not_an_argument_of_its_own(tmp_path: Path) -> None:
+def test_budget_is_not_an_argument_of_its_own(tmp_path: Path, quick: None) -> None:
     """What it sets is; and single options override it."""
     flags = f"{ONE} --physics-mode pinn --lbfgs-max-iter 4 --log-every 3"
     assert train(flags, tmp_path) == 0 and results(tmp_path)[0]["iterations"] == 4
@@ -342,7 +368,7 @@ def test_budget_is_not_an_argument_of_its_own(tmp_path: Path) -> None:
     assert len(parse("--cl-warmup --inv-b-values 15".split()).settings.options.schedule.values(15)) == 60
 
 
-def test_initial_weights(tmp_path: Path) -> None:
+def test_initial_weights(tmp_path: Path, quick: None) -> None:
     """Of the augmented Lagrangian: a file, or the run of the same cell and seed in a folder; no bootstrap then."""
     cells = f"{TINY} --inv-b-values 4 8 --horizon-values 0.5 --seeds 0 1 --precision float64"
     assert train(f"{cells} --physics-mode pinn --lbfgs-max-iter 6", tmp_path / "bank") == 0
@@ -354,7 +380,7 @@ def test_initial_weights(tmp_path: Path) -> None:
     assert b[8, 10, 1]["train_loss"] == pytest.approx(a[8, 10, 1]["train_loss"], rel=1e-9)
     assert b[8, 10, 0]["train_loss"] != a[8, 10, 0]["train_loss"]
     for cell, found in a.items():
-        with open(tmp_path / f"a/pinode/pendulum/alm/inv_b_{cell[0]}/n_10/seed_{cell[2]}/history.csv") as file:
+        with open(tmp_path / f"a/pinode/pendulum/alm/inv_b_{cell[0]:g}/n_10/seed_{cell[2]}/history.csv") as file:
             first = next(csv.DictReader(file))
         assert first["stage"] == "alm_1" and found["iterations"] == 1
         assert float(first["train_loss"]) == pytest.approx(bank[cell]["train_loss"], rel=1e-9)
@@ -419,6 +445,7 @@ def test_two_processes(warm: Warm, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["--physics-mode pinn --optimizer SGD --epochs 30",
                                     "--physics-mode none --optimizer SGD --epochs 30 --integrator dopri5",
+                                    "--physics-mode pinn --optimizer SGD --epochs 30 --training rollout",
                                     "--optimizer SGD --alm-outer-iters 2 --no-alm-bootstrap --alm-inner-step 20"])
 def test_divergence_is_recorded(warm: Warm, tmp_path: Path, method: str) -> None:
     """Null in strict JSON, exit code 0, no traceback."""

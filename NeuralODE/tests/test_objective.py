@@ -292,3 +292,15 @@ def test_step_is_torchdiffeqs():
         times = torch.tensor([0.0, DT], dtype=torch.float64)
         torch.testing.assert_close(found, odeint(lambda t, s: vector_field(s, b), x, times, method=method)[-1],
                                    rtol=1e-14, atol=1e-14)
+
+
+def test_constraints_are_over_all_pairs():
+    """Multipliers belong to pairs, so neither the mini-batch at hand nor moved copies may show in them."""
+    objective, params = build(mode="pinn_region")
+    whole = {name: objective.constraint(params, name) for name in ("data", "physics")}
+    assert whole["physics"].shape == objective.data.x.shape
+    objective.batches = torch.zeros(4, dtype=torch.long)
+    objective.offsets = torch.full((2, *objective.data.x.shape), 0.1, dtype=torch.float64)
+    for name, c in whole.items():
+        assert torch.equal(objective.constraint(params, name), c)
+    assert objective.batches is not None and objective.offsets.shape[0] == 2  # put back

@@ -156,6 +156,7 @@ def test_alm_follows_its_recursion(monkeypatch, target, scale):
     problem = Problem(mode="pinn_alm", scale=scale)
     objective = Objective(problem, [8.0, 4.0], [1.0, 0.5], torch.float64)
     monkeypatch.setattr("node.objective.propagate", lambda params, x: params[0][:, :x.shape[1]])
+    monkeypatch.setattr(Objective, "is_regression", False)  # whose gradient is written out for a network
     f = torch.zeros_like(objective.data.x).requires_grad_()
     options = Augmented(target=target, outer=8, bootstrap=100)
     options.lbfgs.tolerance_change = options.lbfgs.tolerance_grad = 1e-16
@@ -232,7 +233,7 @@ def test_the_papers_sixty_stages():
     assert Schedule(start=3.0).values(3.0) == [3]
     in_b = Schedule("b", 1.0, 0.25).values(4.0)
     assert in_b == pytest.approx([1, 1 / 0.75, 2, 4])
-    with pytest.raises(UsageError, match="--cl-delta.*: steps of 1e-09"):
+    with pytest.raises(UsageError, match="--cl-inv-delta: steps of 1e-09"):
         Schedule(step=1e-9).values(15.0)
 
 
@@ -268,7 +269,8 @@ def test_curriculum_before_an_augmented_lagrangian(tmp_path):
     for value, chain in ((1, 3), (2, 5)):
         (alone,) = run(tmp_path / str(value), *flags, "--inv-b-values", str(value))
         assert alone["train_loss"] == pytest.approx(both[value]["train_loss"], rel=1e-9)
-        assert alone["iterations"] == both[value]["iterations"] <= 6 * (chain + 3)
+        # more than the three solves alone: the chain was walked
+        assert 6 * 3 < alone["iterations"] == both[value]["iterations"] <= 6 * (chain + 3)
         assert alone["strategy"] == "alm_cl"
 
 

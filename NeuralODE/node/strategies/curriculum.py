@@ -40,7 +40,8 @@ class Schedule:
         end = target if self.space == "inv_b" else 1 / target
         count = max(math.ceil(abs(end - self.start) / self.step - 1e-9), 0)
         if count > MOST_STAGES:
-            raise UsageError(f"--cl-delta: steps of {self.step:g} make {count} stages up to {end:g}, at most "
+            flag = "--cl-inv-delta" if self.space == "inv_b" else "--cl-delta-coeff"
+            raise UsageError(f"{flag}: steps of {self.step:g} make {count} stages up to {end:g}, at most "
                              f"{MOST_STAGES} are allowed")
         on_the_way = [self.start + math.copysign(k * self.step, end - self.start) for k in range(count)]
         return [value if self.space == "inv_b" else 1 / value for value in on_the_way] + [target]
@@ -65,7 +66,7 @@ class Curriculum(NodeStrategy):
     """One stage a value, each with a fresh optimizer."""
 
     name, Options = "cl", Options
-    budgets = {"smoke": {"schedule_step": 4.0, "lbfgs_max_iter": 20}, "laptop": {"lbfgs_max_iter": 100}}
+    budgets = {"smoke": {"lbfgs_max_iter": 20}, "laptop": {"lbfgs_max_iter": 100}}
 
     def make_stages(self, options: Options, targets: Sequence[float]) -> list[Stage]:
         """As many as the longest chain has; shorter ones are done before."""
