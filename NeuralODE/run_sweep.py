@@ -3,7 +3,7 @@
 
     python run_sweep.py --optimizer Adam --physics-mode pinn --inv-b-values 8 --horizon-values 20 --out-dir results
 
-Lists are the product; all of it is one process. At the end nine matrices over (T, 1/b) and sweep_results.json are
+Lists are the product; all of it is one process, or --workers of them. At the end nine matrices over (T, 1/b) and sweep_results.json are
 written into the output folder.
 
 Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds some run, 75 interrupted and saved (run
@@ -21,7 +21,8 @@ for stop in STOPS:  # before the slow imports, some of which would swallow an ex
 from node import matrices  # noqa: E402
 from node.arguments import parse  # noqa: E402
 from node.files import UsageError  # noqa: E402
-from node.train import check, train  # noqa: E402
+from node.train import check  # noqa: E402
+from node.workers import train_in_workers  # noqa: E402
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
         settings = sweep.settings
         runs = [settings.run(*cell) for cell in sweep.cells]
         check(settings, runs)
-        code = train(settings, runs)
+        code = train_in_workers(settings, runs, sweep.workers)
         if code != 75 and sweep.matrices:
             try:
                 rows, columns, count = matrices.write(settings)

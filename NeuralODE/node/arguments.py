@@ -34,11 +34,12 @@ GONE = {
 }
 @dataclass(frozen=True)
 class Sweep:
-    """What a command asks for: the settings, the cells to train, and whether matrices are to be written."""
+    """What a command asks for: the settings, the cells, whether to write matrices, and processes that share the work."""
 
     settings: Settings
     cells: list[Cell]
     matrices: bool
+    workers: int = 1
 
 
 def parse(argv: Sequence[str]) -> Sweep:
@@ -54,7 +55,7 @@ def parse(argv: Sequence[str]) -> Sweep:
     options = strategy_options(args, kind)
     cells, horizons = make_cells(args)
     updates = updates_per_epoch(args)
-    torch.set_num_threads(args.workers)
+    torch.set_num_threads(1)  # more help little, and hurt much on a machine that has other work
     torch.set_float32_matmul_precision("highest")  # TF32 would cost L-BFGS its last digits
     settings = Settings(
         problem=problem, model="NODE" if problem.mode in ("none", "sphere") else "PINODE",
@@ -70,7 +71,7 @@ def parse(argv: Sequence[str]) -> Sweep:
         for key in runs:
             settings.initial_weights(key)
     Wandb(args.wandb)  # missing? better now than after the run folders are made
-    return Sweep(settings, cells, not args.write_case_json_only)
+    return Sweep(settings, cells, not args.write_case_json_only, args.workers)
 
 
 def _hyphens(word: str) -> str:

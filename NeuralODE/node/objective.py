@@ -338,7 +338,8 @@ class Objective:
             "dt005_hor15": (0.05, 0.0, 15.0, rollout.relative_l2_by_component),
             "dt005_hor20": (0.05, 0.0, 20.0, rollout.relative_l2_by_component)}
         ends = [(p.test_dt, p.test_horizon), *((dt, end) for dt, _, end, _ in windows.values())]
-        longest = {dt: self.predict(params, dt, max(end for step, end in ends if step == dt)) for dt, _ in ends}
+        spans = {dt: max(end for step, end in ends if step == dt) for dt, _ in ends}
+        longest = {dt: self.predict(params, dt, end) for dt, end in spans.items()}
         predicted = longest[p.test_dt][:, :states.shape[1]]
         found |= {"test_rollout_l2": rollout.relative_l2_by_component(predicted, states),
                   "test_rollout_mse": rollout.mse(predicted, states),

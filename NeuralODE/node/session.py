@@ -101,7 +101,8 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 class Progress:
     """A tqdm bar when stderr is a terminal, else a plain line on it every `every` seconds.
 
-    The environment variable PROGRESS_EVERY sets the default, so that a sweep can show its tasks more often.
+    The environment variable PROGRESS_EVERY sets the default, so that a sweep can show its tasks more often; 0 shows
+    nothing, neither lines nor bar.
     """
 
     def __init__(self, label: str, every: float | None = None) -> None:
@@ -115,6 +116,8 @@ class Progress:
 
     def update(self, done: int, total: int, active: tuple[int, int] | None = None, **info: Any) -> None:
         """Show `done` of `total` iterations, `active` (k, R) for k of R runs, and values."""
+        if self.every == 0:
+            return
         values = [f"{k} {v:.1e}" if isinstance(v, float) else f"{k} {v}" for k, v in info.items()]
         runs = [f"{active[0]} of {active[1]} runs active"] if active else []
         if self._terminal:

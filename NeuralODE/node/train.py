@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,7 @@ from .session import Progress, Signals, Wandb, environment, keep_freed_memory
 from .settings import Settings
 from .strategies.base import Stage
 
+WRITERS = 8  # files written at a time: most of the time goes by waiting for the disk
 BUSY = 3  # exit code: nothing failed, but another process holds some of the runs
 
 
@@ -295,10 +297,9 @@ class Group:
     def finish(self, ending: Sequence[tuple[int, int]], columns: dict[str, list[float]]) -> None:
         """Write the final records of (row, run) pairs."""
         columns = columns | self.objective.results(self.params)
-        for r, k in ending:
+
+        def write(r: int, k: int) -> dict[str, float] | None:
             run, counter = self.runs[k], self.counters[r]
-            if run.is_done():
-                continue
             metrics = {name: column[r] for name, column in columns.items()}
             result = {name: metrics.pop(name) for name in ("train_loss", "test_error")}
             metrics |= {"runs_side_by_side": len(self.rows), **counter.marks}
@@ -313,8 +314,14 @@ class Group:
                 self.failed.add(k)
                 run.fail(error)
                 print(f"failed: {run.path}: {error}", file=sys.stderr)
-                continue
-            self.wandb.finish(run, result)
+                return None
+            return result
+        ending = [(r, k) for r, k in ending if not self.runs[k].is_done()]
+        with ThreadPoolExecutor(WRITERS) as pool:
+            results = list(pool.map(write, *zip(*ending, strict=True)))
+        for (_, k), result in zip(ending, results, strict=True):
+            if result is not None:
+                self.wandb.finish(self.runs[k], result)
 
     def show(self, losses: Tensor) -> None:
         """The progress line: iterations of all rows, and the median loss of those at work."""
@@ -331,15 +338,20 @@ class Group:
 
     def save(self) -> None:
         """Write a checkpoint of every row; runs that only follow a row note the position."""
-        position, complete = (self.stage, self.steps), True
-        for r, row in enumerate(self.rows):
+        position = (self.stage, self.steps)
+
+        def write(r: int) -> bool:
             state = {"params": [p[r].detach() for p in self.params], "counters": vars(self.counters[r]),
                      "optimizer": {name: value[r] for name, value in self.optimizer.run_state.items()},
                      "strategy": {name: value[r] for name, value in self.strategy.state.items()}}
+            row, complete = self.rows[r], True
             for k, _ in row.runs:
                 if k not in self.failed and not self.runs[k].is_done():
                     complete &= self.runs[k].save(position, state if k == row.owner else {})
-        if complete:
+            return complete
+        with ThreadPoolExecutor(WRITERS) as pool:
+            complete = list(pool.map(write, range(len(self.rows))))
+        if all(complete):
             for run in self.runs:
                 run.commit()
         self.saved = time.monotonic()

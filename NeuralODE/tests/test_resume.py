@@ -30,7 +30,7 @@ LBFGS = ["--lbfgs-max-iter", "5", "--loss-scale", "paper"]
 CASES: dict[str, list[str]] = {
     "adam": ["--physics-mode", "pinn", "--optimizer", "Adam", "--epochs", "20", *LENGTHS],
     "sgd": ["--physics-mode", "none", "--optimizer", "SGD", "--learning-rate", "0.1", "--epochs", "20", *LENGTHS],
-    "lbfgs unit": ["--physics-mode", "pinn", "--lbfgs-max-iter", "110", *LENGTHS],
+    "lbfgs unit": ["--physics-mode", "pinn", "--lbfgs-max-iter", "330", *LENGTHS],
     "lbfgs paper": ["--physics-mode", "pinn", "--epochs", "4", *LBFGS, *LENGTHS],
     "nncg": ["--physics-mode", "pinn", "--optimizer", "Adam_LBFGS_NNCG", "--epochs", "14", "--lbfgs-max-iter", "55",
              "--nncg-rank", "3", "--nncg-precond-update-freq", "2", *CELLS],

@@ -21,7 +21,7 @@ from torch import Tensor
 from node.strategies.base import Row, Stage, Strategy, stream_seed
 from node.strategies.options import FirstOrderOptions, LBFGSOptions
 
-LBFGS_STEP = 50  # iterations in a call of L-BFGS, after which signals are obeyed
+LBFGS_STEP = 100  # iterations in a call of L-BFGS, after which signals are obeyed
 REGION_STEP = 20  # the same on a region, which is drawn between calls
 
 

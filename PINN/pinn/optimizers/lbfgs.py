@@ -68,7 +68,7 @@ class LBFGS(torch.optim.Optimizer):
         self.active = torch.ones(len(first), dtype=torch.bool)
         self.limit: Tensor | None = None
         self.group_size = group_size or len(first)
-        self._views: tuple[Tensor, Sequence[Tensor]] | None = None
+        self._views: tuple[int, int, Sequence[Sequence[Tensor]]] | None = None
         self.state[first].update(self._fresh_state())
 
     def _fresh_state(self) -> dict[str, Tensor]:
@@ -87,10 +87,11 @@ class LBFGS(torch.optim.Optimizer):
             "direction": torch.zeros(runs, size, **like),
             "previous_grad": torch.zeros(runs, size, **like),
             "history": torch.zeros(runs, 2, m, size, **like),  # S and Y, a ring of m slots
-            # Oldest pair first and the newest last, moved up by one with every pair. Rows and columns not in use are
-            # those of the identity in R: the matrix stays regular, and they meet zeros only.
-            "sy": torch.eye(m, **host).repeat(runs, 1, 1),  # R: s_i . y_j for i not newer than j, else zero
-            "yy": torch.zeros(runs, m, m, **host),
+            # R, s_i . y_j for i not newer than j, else zero. Oldest pair first and the newest last, moved up by one
+            # with every pair. Rows and columns not in use are those of the identity: the matrix stays regular, and
+            # they meet zeros only.
+            "sy": torch.eye(m, **host).repeat(runs, 1, 1),
+            "yy": torch.zeros(runs, m, m, **host),  # Y^T Y in the order of the ring
         }
 
     @property
@@ -259,26 +260,27 @@ class LBFGS(torch.optim.Optimizer):
         """Take the inner products of all pairs with the newest y, (r, 2, m), into the m x m matrices of these runs."""
         state, rows = self.run_state, _rows(index)
         order = self._order(rows)
-        for name, new in zip(("sy", "yy"), products.unbind(1), strict=True):
-            matrix = state[name][rows]
-            matrix[:, :-1, :-1] = matrix[:, 1:, 1:].clone()
-            matrix[:, :, -1] = new.gather(1, order)
-            if name == "yy":
-                matrix[:, -1] = matrix[:, :, -1]
-            if not isinstance(rows, slice):  # a copy, not a view
-                state[name][rows] = matrix
+        newest, of_y = order[:, -1], products[:, 1]
+        state["yy"][index, newest], state["yy"][index, :, newest] = of_y, of_y
+        matrix = state["sy"][rows]
+        matrix[:, :-1, :-1] = matrix[:, 1:, 1:].clone()
+        matrix[:, :, -1] = products[:, 0].gather(1, order)
+        if not isinstance(rows, slice):  # a copy, not a view
+            state["sy"][rows] = matrix
 
     def _correction(self, index: list[int], products: Tensor) -> Tensor:
         """(H - gamma I) g of each run, (r, p), by the compact representation, from S^T g and Y^T g, (r, 2, m)."""
         state, rows = self.run_state, _rows(index)
-        gamma, order = state["gamma"][rows, None], self._order(rows)
-        sg, yg = (part.gather(1, order) for part in products.unbind(1))
-        sy = state["sy"][rows]
-        w = torch.linalg.solve_triangular(sy, sg[..., None], upper=True)[..., 0]
-        u = sy.diagonal(dim1=1, dim2=2) * w + gamma * ((state["yy"][rows] @ w[..., None])[..., 0] - yg)
+        gamma, order, sy = state["gamma"][rows, None], self._order(rows), state["sy"][rows]
+        sg, yg = products.unbind(1)
+        w = torch.linalg.solve_triangular(sy, sg.gather(1, order)[..., None], upper=True)[..., 0]
+        ring = torch.zeros_like(products)
+        ring[:, 1].scatter_(1, order, w)
+        by_y = torch.bmm(state["yy"][rows], ring[:, 1, :, None])[..., 0] - yg
+        u = sy.diagonal(dim1=1, dim2=2) * w + gamma * by_y.gather(1, order)
         u = torch.linalg.solve_triangular(sy.mT, u[..., None], upper=False)[..., 0]
-        coefficients = torch.stack([u, -gamma * w], 1)
-        ring = torch.zeros_like(coefficients).scatter_(2, order[:, None].expand(-1, 2, -1), coefficients)
+        ring[:, 0].scatter_(1, order, u)
+        ring[:, 1] *= -gamma
         return self._combine_history(index, ring)
 
     def _order(self, rows: slice | Tensor) -> Tensor:
@@ -292,37 +294,46 @@ class LBFGS(torch.optim.Optimizer):
         if history.is_cuda:
             products = history[_rows(index)].flatten(1, 2) @ torch.stack(vectors, 2)
             return products.permute(2, 0, 1).unflatten(2, (2, -1)).double().cpu()
-        m = history.shape[2]
-        products = torch.zeros(len(vectors), 2 * len(index), m, dtype=history.dtype)
-        halves = self._halves()
-        rows = [(v.unbind(), [row[:used] for row in out.unbind()]) for v, out in zip(vectors, products, strict=True)]
+        products = torch.zeros(len(vectors), len(index), 2 * history.shape[2], dtype=history.dtype)
+        columns = [[(v.unbind(), out[:, where].unbind()) for v, out in zip(vectors, products, strict=True)]
+                   for where in self._columns(used)]
+        matrices = self._matrices(used)
         for k, r in enumerate(index):  # on a CPU matrix-vector products beat one batched product,
-            for half in range(2):  # and all with one matrix before the next is read
-                matrix = halves[2 * r + half]
-                matrix = matrix if used == m else matrix[:used]
-                for v, out in rows:
-                    torch.mv(matrix, v[k], out=out[2 * k + half])
-        return products.unflatten(1, (-1, 2)).double()
+            for matrix, part in zip(matrices[r], columns, strict=True):  # and all with one matrix before the next is
+                for v, out in part:  # read
+                    torch.mv(matrix, v[k], out=out[k])
+        return products.unflatten(2, (2, -1)).double()
 
     def _combine_history(self, index: list[int], coefficients: Tensor) -> Tensor:
         """S u + Y w of each run, (r, p), from coefficients (r, 2, m) in the order of the ring."""
         history, used = self.run_state["history"], self._used(index)
-        coefficients = coefficients.to(history)
+        coefficients = coefficients.to(history).flatten(1)
         if history.is_cuda:
-            return (coefficients.flatten(1)[:, None] @ history[_rows(index)].flatten(1, 2))[:, 0]
-        out = history.new_empty(len(index), history.shape[3])
-        halves, parts = self._halves(), coefficients[:, :, :used].flatten(0, 1).unbind()
-        for k, (r, row) in enumerate(zip(index, out.unbind(), strict=True)):
-            torch.mv(halves[2 * r][:used].mT, parts[2 * k], out=row)
-            row.addmv_(halves[2 * r + 1][:used].mT, parts[2 * k + 1])
-        return out
+            return (coefficients[:, None] @ history[_rows(index)].flatten(1, 2))[:, 0]
+        combined = history.new_zeros(len(index), history.shape[3])
+        parts = [coefficients[:, where].unbind() for where in self._columns(used)]
+        matrices = self._matrices(used)
+        for k, (r, row) in enumerate(zip(index, combined.unbind(), strict=True)):
+            for matrix, part in zip(matrices[r], parts, strict=True):
+                row.addmv_(matrix.mT, part[k])
+        return combined
 
-    def _halves(self) -> Sequence[Tensor]:
-        """S and Y of every run, (m, p) each, in turn: views made once, as to index costs more than a small product."""
+    def _matrices(self, used: int) -> Sequence[Sequence[Tensor]]:
+        """What is in use of each run's history: S and Y, or both as one matrix when the ring is full.
+
+        The views are kept, as to make them costs more than a small product.
+        """
         history = self.run_state["history"]
-        if self._views is None or self._views[0] is not history:
-            self._views = history, history.flatten(0, 1).unbind()
-        return self._views[1]
+        if self._views is None or self._views[:2] != (used, history.data_ptr()):
+            full = used == history.shape[2]
+            views = [[pair.flatten(0, 1)] if full else list(pair[:, :used]) for pair in history]
+            self._views = used, history.data_ptr(), views
+        return self._views[2]
+
+    def _columns(self, used: int) -> list[slice]:
+        """Where those matrices' rows are among all 2 m rows of the history."""
+        m = self.param_groups[0]["history_size"]
+        return [slice(2 * m)] if used == m else [slice(used), slice(m, m + used)]
 
     def _used(self, index: list[int]) -> int:
         """Slots in use, at most."""
