@@ -3,8 +3,8 @@
 
     python run_sweep.py --optimizer Adam --physics-mode pinn --inv-b-values 8 --horizon-values 20 --out-dir results
 
-Lists are the product; all of it is one process, or --workers of them. At the end nine matrices over (T, 1/b) and sweep_results.json are
-written into the output folder.
+Lists are the product; all of it is one process, or --workers of them. At the end nine matrices over (T, 1/b) and
+sweep_results.json are written into the output folder.
 
 Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds some run, 75 interrupted and saved (run
 the same command again), 130 interrupted twice by Ctrl-C.

@@ -34,7 +34,7 @@ GONE = {
 }
 @dataclass(frozen=True)
 class Sweep:
-    """What a command asks for: the settings, the cells, whether to write matrices, and processes that share the work."""
+    """What a command asks for: the settings, the cells, whether to write matrices, and processes to share the work."""
 
     settings: Settings
     cells: list[Cell]

@@ -13,8 +13,8 @@ from node.arguments import parse
 from node.workers import deal
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_sweep.py"
-SWEEP = ("--optimizer", "Adam", "--physics-mode", "pinn", "--inv-b-values", "1", "4", "8", "--horizon-values", "0.5", "2",
-         "--seeds", "0", "1", "--hidden", "6", "--test-horizon", "1", "--device", "cpu")
+SWEEP = ("--optimizer", "Adam", "--physics-mode", "pinn", "--inv-b-values", "1", "4", "8", "--horizon-values", "0.5",
+         "2", "--seeds", "0", "1", "--hidden", "6", "--test-horizon", "1", "--device", "cpu")
 
 
 def start(path, *flags, **more):

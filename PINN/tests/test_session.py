@@ -80,6 +80,15 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert session.environment("cpu")["git_commit"] is None
 
 
+def test_progress_switched_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """PROGRESS_EVERY=0: not even the last line."""
+    monkeypatch.setenv("PROGRESS_EVERY", "0")
+    progress = Progress("convection/lbfgs n_1000")
+    progress.update(1000, 40000)
+    progress.close()
+    assert capsys.readouterr().err == ""
+
+
 def test_progress_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal: plain lines, not too often, and the last one at the end."""
     progress = Progress("convection/lbfgs n_1000", every=0.05)
