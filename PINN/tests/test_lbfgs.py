@@ -175,6 +175,49 @@ def test_without_any_finite_trial_the_run_stays_and_says_so():
     assert optimizer.stop_reason(0) == "line_search" and not optimizer.run_state["moved"][0]
 
 
+def test_a_line_search_without_a_step_may_restart_from_steepest_descent(monkeypatch):
+    """Run 0 finds no step once: it ends there, or forgets its curvature and goes on; run 1 does not notice."""
+    starts = [[-1.2, 1.0, 0.7, -0.3], [2.5, -1.0, 4.0, 0.3]]
+
+    def scenario(restarts, failures):
+        searches = 0
+
+        def fails(start, t, scale, tolerance):
+            nonlocal searches
+            searches += 1
+            if searches in failures:
+                yield t
+                return start
+            return (yield from strong_wolfe(start, t, scale, tolerance))
+        monkeypatch.setattr("pinn.optimizers.lbfgs.strong_wolfe", fails)
+        x, optimizer, closure = stacked([rosenbrock, wavy], starts, max_iter=5, restarts=restarts, group_size=1)
+        optimizer.step(closure)
+        return x, optimizer, closure
+
+    _, optimizer, _ = scenario(False, {3})
+    assert optimizer.stop_reason(0) == "line_search" and optimizer.run_state["pairs"].tolist() == [2, 3]
+
+    x, optimizer, closure = scenario(True, {3})
+    state, other = optimizer.run_state, optimizer.run_state["history"][1].clone()
+    assert optimizer.stop_reason(0) == "line_search" and optimizer.ended(0) == ""
+    assert state["pairs"].tolist() == [0, 3] and not state["history"][0].any() and not state["yy"][0].any()
+    assert torch.equal(state["sy"][0], torch.eye(100, dtype=torch.float64)) and state["gamma"][0] == 1
+    assert torch.equal(state["history"][1], other) and other.any()
+    optimizer.active, optimizer.limit = torch.tensor([True, False]), state["n_iter"] + 1
+    closure()
+    grad = x.grad[0].clone()
+    optimizer.step(closure)
+    assert torch.allclose(state["direction"][0], -grad, rtol=1e-12) and state["moved"][0]
+    optimizer.active, optimizer.limit = torch.tensor([True, False]), None
+    for _ in range(20):
+        optimizer.step(closure)
+    closure()
+    assert x.grad[0].abs().max() < 1e-3 and grad.abs().max() > 1  # a minimum; rosenbrock has two
+
+    _, optimizer, closure = scenario(True, {1})  # from steepest descent: nothing is left to try
+    assert optimizer.ended(0) == "line_search"
+
+
 def test_inactive_runs_are_untouched_and_limits_hold():
     x, optimizer, closure = stacked([rosenbrock] * 3, [[-1.2, 1.0]] * 3, max_iter=10)
     optimizer.active = torch.tensor([True, False, True])

@@ -46,6 +46,8 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_change: it ends when the loss or max |t d| changes by less, or the slope g . d is above minus this.
         history_size: pairs (s, y) kept.
         group_size: runs that are walked together, default all. On a CPU a few share most of what there is to share.
+        restarts: a run whose line search finds no step forgets its history, and its next step begins with steepest
+            descent; only if that finds none either, it has ended. torch's stays where it is.
 
     Attributes:
         active: (R,) bool, the runs that `step` advances; set it to leave runs out. While the closure is called it marks
@@ -56,7 +58,7 @@ class LBFGS(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1.0, max_iter: int = 20, max_eval: int | None = None,
                  tolerance_grad: float = 1e-7, tolerance_change: float = 1e-9, history_size: int = 100,
-                 group_size: int | None = None) -> None:
+                 group_size: int | None = None, restarts: bool = False) -> None:
         if lr <= 0 or max_iter < 1 or history_size < 1:
             raise ValueError(f"lr, max_iter and history_size must be positive, got {lr}, {max_iter}, {history_size}")
         super().__init__(params, dict(lr=lr, max_iter=max_iter, max_eval=max_eval, tolerance_grad=tolerance_grad,
@@ -68,7 +70,7 @@ class LBFGS(torch.optim.Optimizer):
         self._sizes = [p[0].numel() for p in self._params]
         self.active = torch.ones(len(first), dtype=torch.bool)
         self.limit: Tensor | None = None
-        self.group_size = group_size or len(first)
+        self.group_size, self.restarts = group_size or len(first), restarts
         self._views: tuple[int, int, Sequence[Sequence[Tensor]]] | None = None
         self.state[first].update(self._fresh_state())
 
@@ -205,6 +207,8 @@ class LBFGS(torch.optim.Optimizer):
             change, run.loss, run.grad, run.x = abs(point.loss - run.loss), point.loss, point.grad, weights
             if not has_moved:
                 self._stop(run, "line_search")
+                if self.restarts and state["pairs"][run.index]:
+                    self._forget(run.index)
             elif largest[k] <= options["tolerance_grad"]:
                 self._stop(run, "tolerance_grad")
             elif change < tolerance or point.t * run.scale <= tolerance:
@@ -216,6 +220,15 @@ class LBFGS(torch.optim.Optimizer):
             else:
                 going.append(run)
         return going
+
+    def _forget(self, run: int) -> None:
+        """Drop the history of a run; its next step is not its last, whatever comes of this one."""
+        state = self.run_state
+        for name in ("pairs", "history", "yy"):
+            state[name][run] = 0
+        state["sy"][run] = torch.eye(len(state["sy"][run]), dtype=torch.float64)
+        state["gamma"][run] = 1.0
+        state["moved"][run] = True
 
     def _stop(self, run: "_Run", reason: str) -> bool:
         self.run_state["stop"][run.index] = REASONS.index(reason)

@@ -71,13 +71,14 @@ class NodeStrategy(Strategy):
         """A stage of L-BFGS, `calls` times max_iter iterations.
 
         On the paper's loss as published: a call that ends by a tolerance is over. Else a small change of the loss ends
-        nothing: a run ends when its iterations are used up or no step is possible.
+        nothing, and after a line search without a step the history is dropped: a run ends when its iterations are used
+        up or not even steepest descent lowers the loss.
         """
         lengths = self._mask([calls * options.max_iter] * len(self.rows), take_part)
         if self.objective.problem.scale == "paper" and self.options.region is None:
             return Stage(name, lengths, lambda params: options.build(params, self.group_size), steps=calls)
         step = min(LBFGS_STEP if self.options.region is None else REGION_STEP, options.max_iter)
-        return Stage(name, lengths, lambda params: options.build(params, self.group_size, step))
+        return Stage(name, lengths, lambda params: options.build(params, self.group_size, step, restarts=True))
 
     def _mask(self, lengths: list[int], take_part: Sequence[bool] | None) -> list[int]:
         return lengths if take_part is None else [n * bool(k) for n, k in zip(lengths, take_part, strict=True)]

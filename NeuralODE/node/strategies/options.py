@@ -41,11 +41,12 @@ class LBFGSOptions:
     tolerance_grad: float = 1e-7
     tolerance_change: float = 1e-9
 
-    def build(self, params: Sequence[Tensor], group_size: int | None = None, max_iter: int | None = None) -> LBFGS:
+    def build(self, params: Sequence[Tensor], group_size: int | None = None, max_iter: int | None = None,
+              restarts: bool = False) -> LBFGS:
         """A fresh L-BFGS; `group_size` runs are walked together."""
         return LBFGS(params, lr=self.lr, max_iter=max_iter or self.max_iter, history_size=self.history_size,
                      tolerance_grad=self.tolerance_grad, tolerance_change=self.tolerance_change,
-                     group_size=group_size)
+                     group_size=group_size, restarts=restarts)
 
 
 @dataclass
