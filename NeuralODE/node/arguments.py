@@ -32,6 +32,8 @@ GONE = {
     "cl-save-int-inv-checkpoints": "name the integers as --inv-b-values: they share the chain and each has a model.pt",
     "cl-target-coeff": "the target of a curriculum is the 1/b of the cell",
 }
+
+
 @dataclass(frozen=True)
 class Sweep:
     """What a command asks for: the settings, the cells, whether to write matrices, and processes to share the work."""

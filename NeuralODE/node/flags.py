@@ -122,8 +122,8 @@ def make_parser() -> Parser:
         "go")
     add("--device", help="auto (default), cpu, cuda or cuda:k")
     add("--cuda", action="store_true", help="published spelling: a GPU when there is one, else the CPU")
-    add("--workers", type=int, default=1, metavar="N", help="processes that share the cells (1); one a CPU core is "
-        "fastest")
+    add("--workers", type=int, default=1, metavar="N", help="processes that share the cells (1), at most one a CPU "
+        "core; each takes seconds to start")
     add("--force", action="store_true", help="train finished runs again")
     add("--skip-existing-cases", action="store_true", help="leave finished runs alone; so it is unless --force is "
         "given")
