@@ -5,12 +5,13 @@ calls its thresholds percentile thresholds but gives no percentile; in the FNO m
 checked, Table 5 lies between the 60th and the 75th, hence the defaults 65 (training loss) and 75
 (test error). Two cautions: a percentile puts a fixed share of cells above T whatever the data, and
 thresholds chosen per strategy move the yardstick along with the boundary. To compare strategies,
-draw them all with the same two numbers.
+draw them all with the same two numbers: `common` takes those of one of them for all.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ import numpy as np
 from analysis.collect import Grid
 
 DEFAULT_PERCENTILE = {"train_loss": 65.0, "test_error": 75.0}
+SOURCES = ("percentile", "table5")
+REFERENCES = ("lbfgs", "adam")  # whose thresholds hold for all strategies, the first that is there
 
 # Paper, Table 5: (model, system, strategy) -> (T_train, T_test).
 TABLE5: dict[tuple[str, str, str], tuple[float, float]] = {
@@ -116,3 +119,62 @@ def table5(model: str, system: str, strategy: str) -> Thresholds:
         raise ValueError(f"Table 5 has no row for {model} {system} {strategy} ({has})")
     train, test = TABLE5[model, system, strategy]
     return Thresholds(train, test, "Table 5 of the paper")
+
+
+def reference_strategy(strategies: Sequence[str], reference: str | None = None) -> str:
+    """Return the strategy that others are measured by: the one named, else lbfgs, adam or the first.
+
+    Raises:
+        ValueError: there is no strategy, or the one named is not among them.
+    """
+    if not strategies:
+        raise ValueError("no strategy to take as the reference")
+    if reference is None:
+        return next((name for name in REFERENCES if name in strategies), strategies[0])
+    if reference not in strategies:
+        raise ValueError(f"reference {reference!r} is not one of {', '.join(strategies)}")
+    return reference
+
+
+def common(
+    maps: Sequence[tuple[Grid, Grid]],
+    *,
+    source: str = "percentile",
+    reference: str | None = None,
+    train_q: float | None = None,
+    test_q: float | None = None,
+) -> Thresholds:
+    """Return one pair of thresholds for the maps of all strategies of one system: the reference's.
+
+    The result carries no percentiles, since they hold for the reference's map alone; +-20 % of common
+    thresholds can only be read as +-20 % of their values.
+
+    Args:
+        maps: (training loss, test error) of each strategy.
+        source: `percentile` of the reference's map, or its row in Table 5.
+        reference: a strategy; see `reference_strategy` for the default.
+        train_q, test_q: percentiles, 65 and 75 by default.
+
+    Raises:
+        ValueError: no maps, maps of several models or systems, an unknown source or reference,
+            no such row in Table 5, or no finite cell to take a percentile of.
+    """
+    from analysis.labels import STRATEGIES  # here, because labels imports this module
+
+    if source not in SOURCES:
+        raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+    systems = sorted({f"{grid.model} {grid.system}" for pair in maps for grid in pair})
+    if len(systems) > 1:
+        raise ValueError(f"one yardstick cannot serve {' and '.join(systems)}")
+    by_strategy = {train.strategy: (train, test) for train, test in maps}
+    name = reference_strategy(list(by_strategy), reference)
+    train, test = by_strategy[name]
+    title = STRATEGIES.get(name, name)
+    if source == "table5":
+        limits = table5(train.model, train.system, name)
+        return Thresholds(limits.train, limits.test, f"Table 5 of the paper, {title}, for all")
+    limits = from_percentiles(train, test, train_q, test_q)
+    if not (math.isfinite(limits.train) and math.isfinite(limits.test)):
+        raise ValueError(f"the {title} map has no finite cell to take a percentile of")
+    of_map = limits.source.replace("this map", f"the {title} map, for all")
+    return Thresholds(limits.train, limits.test, of_map)
