@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,15 +27,8 @@ if __package__ in (None, ""):  # run as a script: the package lies one folder up
 
 from analysis import collect, labels
 from analysis.collect import Run
+from analysis.style import COLORS, OTHERS
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito), the same in every picture.
-COLORS = {
-    "lbfgs": "#0072B2", "alm": "#D55E00", "nncg": "#009E73", "cl": "#CC79A7",
-    "adam_lbfgs": "#56B4E9", "ropinn": "#E69F00", "adam": "#666666",
-    "alm_data": "#882255", "region_lbfgs": "#999933", "sphere_adam": "#332288", "sgd": "#000000",
-    "adam_nncg": "#44AA99", "nncg_only": "#117733",
-}  # fmt: skip
-OTHERS = cycler(color=["#AA4499", "#DDCC77", "#661100"])  # strategies that are not in COLORS
 FOLDERS = {"node": "NODE", "pinode": "PINODE"}  # models of one module, in a folder each above the systems
 COLUMNS = ("strategy", "train loss", "test error", "iterations", "seconds", "status", "stop reason")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # shell.py
+sys.path[:0] = map(str, (Path(__file__).parent, Path(__file__).parents[1]))  # shell.py, analysis
 
 
 @pytest.fixture

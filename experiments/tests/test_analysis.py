@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis import boundaries, labels, maps, thresholds
+from analysis import boundaries, labels, maps, panels, thresholds
 from analysis.collect import (
     Grid,
     axis_order,
@@ -320,8 +320,8 @@ def test_strict_quadrants_and_nesting() -> None:
 
 def test_colours_follow_equation_22() -> None:
     cells = grid([[*range(21)]])  # 5th percentile 1, 95th 19
-    assert maps.color_limits(cells.shown) == pytest.approx((1.0, 19.0))
-    colors = maps.cell_colors(cells)[0]
+    assert panels.color_limits(cells.shown) == pytest.approx((1.0, 19.0))
+    colors = panels.cell_colors(cells)[0]
     base = matplotlib.colormaps["viridis_r"]
     np.testing.assert_array_equal(colors[0], colors[1])  # clamped below
     np.testing.assert_array_equal(colors[20], colors[19])  # clamped above
@@ -335,10 +335,10 @@ def test_colours_follow_equation_22() -> None:
 
 
 def test_missing_cells_are_transparent_and_diverged_ones_highest() -> None:
-    colors = maps.cell_colors(grid([[1.0, 2.0, np.nan, np.inf]]))[0]
+    colors = panels.cell_colors(grid([[1.0, 2.0, np.nan, np.inf]]))[0]
     assert colors[2, 3] == 0
     np.testing.assert_allclose(colors[3], matplotlib.colormaps["viridis_r"](0.8))
-    constant = maps.cell_colors(grid([[3.0, 3.0]]))[0]
+    constant = panels.cell_colors(grid([[3.0, 3.0]]))[0]
     np.testing.assert_allclose(constant[0], matplotlib.colormaps["viridis_r"](0.0))
 
 
@@ -424,7 +424,7 @@ def test_command_line_from_another_directory(results: Path, tmp_path: Path) -> N
     assert "unfinished: d/seed_0" in done.stdout and "e/seed_0" in done.stderr
     assert "T_train = 2.125e+00" in done.stdout  # 65 % of the way from 0.5 to 3.0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "regime_map.png", "results.csv",
+        "regime_map.pdf", "regime_map.png", "results.csv",
     ]  # fmt: skip
 
 

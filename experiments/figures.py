@@ -1,0 +1,265 @@
+"""The paper's figures of regimes, drawn from the runs that there are, with a list of the runs that are missing.
+
+    python experiments/figures.py 3
+    python experiments/figures.py all --scale paper --thresholds table5 --out /tmp/figures
+
+Figures 1, 2, 3, 8, 9 and 10 are regime maps; 4 is the relative improvement of NNCG over L-BFGS (Eq. 23). Each is
+written as PNG and PDF, with its numbers as CSV: figure_N.csv (a row a cell), figure_N_boundaries.csv (a row a vertex).
+Figure 3, which compares strategies of one system, comes with more:
+
+    figure_3_common      the same at one pair of thresholds a system, that of its L-BFGS map
+    figure_3_positions   where these boundaries lie, with bootstrap intervals over seeds
+    figure_3_wins.csv, figure_3_paired.csv   who is best in how many cells; each strategy against L-BFGS, cell by cell
+
+and figure 4 with figure_4_mean_of_ratios. Runs come from results folders, tables (results.csv) or both; which there
+should be, from the sweep scripts. Exit code 0: something was drawn; 1: no run for any figure asked for; 2: bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from analysis import (
+    boundaries,
+    collect,
+    expected,
+    figure_improvement,
+    figure_maps,
+    figure_positions,
+    figure_tables,
+    improvement,
+    labels,
+    paired,
+    positions,
+    style,
+    thresholds,
+)
+from analysis.collect import Run
+from analysis.expected import EXPERIMENTS, Expected
+from analysis.figure_improvement import Pair
+from analysis.figure_maps import Choice, RegimeMap
+from analysis.figure_specs import FIGURES, RESULTS, FigureSpec
+from analysis.maps import number_in, threshold_choice
+from analysis.thresholds import Thresholds
+
+SCALES = ("smoke", "laptop", "paper")
+BASES = ("lbfgs", "switch")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a figure is drawn from: its maps and, for each, what is expected; Figure 4 has pairs instead of maps."""
+
+    spec: FigureSpec
+    expected: list[Expected]
+    maps: list[RegimeMap]
+    common: list[RegimeMap]  # the same maps at common thresholds, in a figure that compares strategies
+    pairs: list[Pair]
+
+    @property
+    def drawable(self) -> bool:
+        """Whether there is a run to draw."""
+        return any(not one.empty for one in self.maps) or any(pair.improvements for pair in self.pairs)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit 2 with one line: the flag and what it allows, without the usage text."""
+        self.exit(2, f"figures.py: error: {message.removeprefix('argument ')}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; bad input exits with code 2 before anything is written."""
+    logging.basicConfig(format="%(message)s")
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    numbers = sorted(FIGURES if "all" in args.figures else {int(n) for n in args.figures})
+    _check(args, numbers, parser)
+    runs = _load(args, parser)
+    asked: dict[tuple[str, str, str], Expected] = {}
+    try:
+        plans = [_plan(FIGURES[number], runs, args, asked) for number in numbers]
+    except ValueError as error:
+        parser.error(f"--results: {error}")
+    for plan in plans:
+        _list(plan, runs, args)
+        if plan.drawable:
+            try:
+                with style.in_print():
+                    _write(plan, runs, args)
+            except OSError as error:
+                parser.error(f"--out: cannot write {error.filename}: {error.strerror}")
+        else:
+            print("  nothing to draw")
+    return 0 if any(plan.drawable for plan in plans) else 1
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(description="Draw the paper's figures of regimes from finished runs.", allow_abbrev=False)
+    add = parser.add_argument
+    names = [*map(str, FIGURES), "all"]
+    add("figures", nargs="+", choices=names, metavar="N", help=f"figures: {', '.join(names)}")
+    add("--scale", choices=SCALES, default="laptop", help="grid that is expected, as of the sweeps; default laptop")
+    add("--results", nargs="+", type=Path, metavar="FOLDER_OR_CSV",
+        help="results folders or tables (results.csv); default: results/pinn_SCALE and those of node, pino, "
+        "fno that exist")  # fmt: skip
+    add("--out", type=Path, default=EXPERIMENTS.parent / "results/figures", help="folder; default results/figures")
+    add("--thresholds", type=threshold_choice, default="percentile",
+        help="percentile (default): of each map; common: one pair for all strategies of a system; "
+        "table5; or two numbers T_TRAIN,T_TEST")  # fmt: skip
+    add("--perturbation", choices=boundaries.READINGS,
+        help="what +-20 %% moves (default: the percentile if the thresholds have one)")  # fmt: skip
+    add("--base", choices=BASES, help="what NNCG is compared with in figure 4: the runs of L-BFGS (default), "
+        "or its own at the switch from L-BFGS")  # fmt: skip
+    add("--dpi", type=number_in(30, 1200), default=300.0, help="of the PNG; default 300")
+    return parser
+
+
+def _check(args: argparse.Namespace, numbers: Sequence[int], parser: _Parser) -> None:
+    if args.perturbation == "percentile" and args.thresholds != "percentile":
+        parser.error("--perturbation: percentile is allowed with --thresholds percentile only")
+    if args.perturbation and numbers == [4]:
+        parser.error("--perturbation: figure 4 has no perturbed boundaries")
+    if args.base and 4 not in numbers:
+        parser.error("--base: goes with figure 4 only")
+
+
+def _load(args: argparse.Namespace, parser: _Parser) -> list[Run]:
+    """Return the runs of all folders and tables; a folder without run folders may hold a results.csv instead."""
+    chosen = args.results
+    if chosen is None:
+        chosen = [EXPERIMENTS.parent / f"results/{name}_{args.scale}" for name in RESULTS]
+        chosen = [path for path in chosen if path.is_dir()]
+    runs: list[Run] = []
+    for path in chosen:
+        if not path.exists():
+            parser.error(f"--results: no such folder or results.csv: {path}")
+        notes, found = "", []
+        if path.is_dir():
+            folder = collect.collect(path)
+            found = folder.runs
+            notes = f", {len(folder.unfinished)} unfinished, {len(folder.corrupt)} unreadable"
+        table = path if path.is_file() else path / "results.csv"
+        if not found and table.is_file():
+            try:
+                found, notes = collect.read_csv(table), ""
+            except (ValueError, OSError) as error:
+                parser.error(f"--results: {table} is not a table of runs: {error}")
+        print(f"{path}: {len(found)} runs{notes}")
+        runs += found
+    return runs
+
+
+def _plan(
+    spec: FigureSpec, runs: list[Run], args: argparse.Namespace, asked: dict[tuple[str, str, str], Expected]
+) -> Plan:
+    """Arrange a figure's runs; nothing is drawn yet, so that bad input shows before anything is written."""
+    known = []
+    for panel in spec.panels:
+        key = panel.model, panel.system, panel.strategy
+        asked[key] = asked.get(key) or expected.ask(panel, args.scale)
+        known.append(asked[key])
+
+    def prepare(choice: Choice) -> list[RegimeMap]:
+        return [figure_maps.prepare(panel, runs, one, choice) for panel, one in zip(spec.panels, known)]
+
+    if spec.number == 4:
+        pairs = [
+            figure_improvement.prepare_pair(
+                spec.panels[k : k + 2], runs, tuple(known[k : k + 2]), args.thresholds, args.base or BASES[0]
+            )
+            for k in range(0, len(known), 2)
+        ]
+        return Plan(spec, known, [], [], pairs)
+    common: Choice = args.thresholds
+    if not isinstance(common, Thresholds):
+        common = "common table5" if common == "table5" else "common"
+    return Plan(spec, known, prepare(args.thresholds), prepare(common) if spec.compares else [], [])
+
+
+def _list(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
+    """Print which runs are there and missing, by panel, and the commands that make the missing ones."""
+    print(f"\nFigure {plan.spec.number}: {plan.spec.caption}")
+    gaps = []
+    for panel, known in zip(plan.spec.panels, plan.expected):
+        found = expected.found_runs(panel, runs)
+        print("\n".join(expected.format_missing(panel, known, found)))
+        gaps.append((known, len(expected.missing_runs(known, found))))
+    commands = expected.commands(gaps, args.scale)
+    if commands:
+        print("  the missing runs are made by")
+        print("\n".join(f"    {line}" for line in commands))
+        if args.results:
+            print(f"  into {EXPERIMENTS.parent / 'results'} (or OUTDIR), a folder to name in --results too")
+
+
+def _write(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
+    """Draw one figure and all that belongs to it."""
+    written: list[Path] = []
+
+    def out(name: str) -> Path:
+        return args.out / f"figure_{plan.spec.number}{name}"
+
+    def table(rows: list[figure_tables.Row], name: str) -> None:
+        path = out(f"{name}.csv")
+        figure_tables.write(rows, path)
+        written.extend([path] * bool(rows))
+
+    if plan.pairs:
+        for reading in improvement.READINGS:
+            name = "" if reading == "ratio_of_means" else f"_{reading}"
+            written += style.save(figure_improvement.draw(plan.pairs, reading), out(name), args.dpi)
+        table(figure_tables.improvements(plan.pairs), "")
+        table(figure_tables.vertices([pair.base for pair in plan.pairs], args.perturbation), "_boundaries")
+    for name, maps in (("", plan.maps), ("_common", plan.common)):
+        if maps:
+            figure = figure_maps.draw(plan.spec, maps, perturbation=args.perturbation)
+            written += style.save(figure, out(name), args.dpi)
+            table(figure_tables.cells(maps), name)
+            table(figure_tables.vertices(maps, args.perturbation), f"{name}_boundaries")
+    if plan.common:
+        _compare(plan, runs, args.dpi, out, written, table)
+    print("  wrote " + ", ".join(path.name for path in written) + f" into {args.out}")
+
+
+def _compare(
+    plan: Plan, runs: list[Run], dpi: float, out: Callable[[str], Path], written: list[Path],
+    table: Callable[[list[figure_tables.Row], str], None],
+) -> None:  # fmt: skip
+    """Write what compares the strategies of each system: positions, wins and pairs."""
+    columns = plan.spec.columns
+    systems = [plan.common[k : k + columns] for k in range(0, len(plan.common), columns)]
+    found = [figure_positions.find(maps, runs) for maps in systems]
+    written += style.save(figure_positions.draw(found), out("_positions"), dpi)
+    lines = [line for one in found for by_name in one.found.values() for line in by_name.values()]
+    table([row for line in lines for row in positions.csv_rows(line)], "_positions")
+    wins, pairs = [], []
+    for maps in systems:
+        where = {"model": maps[0].panel.model, "system": maps[0].panel.system}
+        names = [one.panel.strategy for one in maps if not one.empty]
+        if len(names) < 2 or not math.isfinite(maps[0].limits.train):
+            continue
+        rows = paired.win_counts(runs, **where, limits=maps[0].limits, strategies=names)
+        print("\n" + paired.format_wins(rows) + "\n")
+        wins += paired.wins_csv_rows(rows)
+        first = thresholds.reference_strategy(names)
+        for second in names:
+            if second != first:
+                for metric in labels.METRICS:
+                    cells = paired.compare(runs, metric, **where, first=first, second=second)
+                    pairs += paired.csv_rows(cells)
+    table(wins, "_wins")
+    table(pairs, "_paired")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
