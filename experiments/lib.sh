@@ -1,24 +1,47 @@
 # shellcheck shell=bash
 # Tasks: commands that may run in any order, each on its own and able to go on where it was. Source this file, then
 #
-#     new_tasks OUTDIR/tasks.sh           the file that will list them; logs go to OUTDIR/logs
-#     add_task "wave/adam n_100" python run_experiment.py --num_res 100 ...
-#     run_tasks                           what LAUNCH says
+#     new_tasks OUTDIR                    results go there: run folders, tasks.sh with the list of tasks, logs/
+#     add_task "wave/adam n_100" "wave/adam/c_{1,2}/n_100/seed_0" python run_experiment.py --num_res 100 ...
+#     then_run python maps.py OUTDIR      what to do with the results when all tasks are through
+#     run_tasks                           as LAUNCH says, then what then_run said
 #
 # LAUNCH=print   shows the tasks, one line each, which anyone can copy and run
-# LAUNCH=local   runs them here, JOBS at a time (default: the number of GPUs, else of cores)
+# LAUNCH=local   runs them here, JOBS at a time (default: the number of GPUs, else of cores), see pool.sh
+# LAUNCH=slurm   submits them as job arrays, see slurm.sh
+# LAUNCH=auto    slurm where sbatch answers, else local
+#
+# tasks.sh keeps the tasks of earlier calls too; delete the lines that are no longer wanted. A task that ended well is
+# not started again while its command is the same and all its runs are there.
 #
 # What the exit code of a task means: 0 done, 1 failed, 2 bad input, 3 another process holds it, 75 interrupted and
 # saved. run_tasks returns 75 when interrupted, else 1, 2 or 3 for the gravest that occurred, else 0.
 
-LAUNCH=${LAUNCH:-local}
-LAUNCHES="local print"
+EXPERIMENTS=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+source "$EXPERIMENTS/setup.sh"
+declare -a task_labels=() task_runs=() task_lines=()
+task_then=""
+# shellcheck source-path=SCRIPTDIR source=pool.sh
+source "$EXPERIMENTS/pool.sh"
+# shellcheck source-path=SCRIPTDIR source=slurm.sh
+source "$EXPERIMENTS/slurm.sh"
 
-declare -a task_labels=() task_lines=()
+LAUNCHES="auto slurm local print"
 
 die() {
     echo "error: $*" >&2
     exit 2
+}
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+# environment_only SCRIPT ARGUMENT...: settings are variables; --help shows the comment at the head of the script.
+environment_only() {
+    (($# > 1)) || return 0
+    [[ $2 == -h || $2 == --help ]] || die "settings are environment variables, not arguments (--help); got '$2'"
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$1"
+    exit 0
 }
 
 # absolute PATH: relative to the caller's working directory.
@@ -51,10 +74,60 @@ check_number() {
     check_numbers "$@"
 }
 
-# check_launch: LAUNCH and JOBS, before any work.
+# check_count NAME: the variable, where it is set, is a whole number from 1 to 9999.
+check_count() {
+    [[ -z ${!1:-} || ${!1} =~ ^[1-9][0-9]{0,3}$ ]] || die "$1 must be a whole number from 1 to 9999; got '${!1}'"
+}
+
+# check_thresholds: THRESHOLDS, of the maps.
+check_thresholds() {
+    [[ $THRESHOLDS =~ ^(percentile|table5|common|[0-9.eE+-]+,[0-9.eE+-]+)$ ]] ||
+        die "THRESHOLDS must be percentile, table5, common or T_TRAIN,T_TEST; got '$THRESHOLDS'"
+}
+
+# check_extra ARRAY "FLAG ...": EXTRA as words, without the flags that the script gives itself.
+check_extra() {
+    local word flag
+    local -n words=$1
+    words=()
+    split_words "$1" "${EXTRA:-}"
+    for word in "${words[@]}"; do
+        word=${word%%=*}
+        for flag in $2; do
+            [[ ${word//_/-} != "${flag//_/-}" ]] || die "EXTRA: $word is given by this script; see --help for its variable"
+        done
+    done
+}
+
+# check_launch DEFAULT ["ALLOWED ..."]: LAUNCH, and what belongs to it, before any work.
 check_launch() {
-    check_choice LAUNCH "$LAUNCHES" "$LAUNCH"
-    [[ -z ${JOBS:-} || $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || die "JOBS must be a whole number from 1 to 9999; got '$JOBS'"
+    LAUNCH=${LAUNCH:-$1}
+    check_choice LAUNCH "${2:-$LAUNCHES}" "$LAUNCH"
+    check_count JOBS
+    check_slurm_settings
+    case $LAUNCH in
+        auto)
+            LAUNCH=local
+            if [[ -n ${SLURM_JOB_ID:-} ]]; then
+                echo "# LAUNCH=auto: inside SLURM job $SLURM_JOB_ID, training here (LAUNCH=slurm submits)"
+            elif slurm_answers; then
+                LAUNCH=slurm
+                echo "# LAUNCH=auto: SLURM answers, submitting to it (LAUNCH=local trains here)"
+            else
+                echo "# LAUNCH=auto: no SLURM answers, training here"
+            fi
+            ;;
+        slurm) slurm_answers || die "LAUNCH=slurm: $slurm_problem" ;;
+    esac
+}
+
+# get_python: nothing is installed for a look.
+get_python() {
+    if [[ $LAUNCH == print ]]; then
+        choose_python || PYTHON=$VENV/bin/python
+    else
+        use_environment
+    fi
 }
 
 # choose_gpu K: train on the K-th visible GPU only, where there is one. DEVICE: what that is, in words.
@@ -71,6 +144,8 @@ choose_gpu() {
         export CUDA_VISIBLE_DEVICES=""
     fi
 }
+
+# ---- words -------------------------------------------------------------------------------------------------------
 
 # split_words ARRAY TEXT: split as a shell does, quotes honoured, nothing expanded.
 split_words() {
@@ -94,219 +169,158 @@ quote() {
     echo "${text% }"
 }
 
-new_tasks() {
-    TASKS_FILE=$1
-    task_labels=() task_lines=()
+# choices WORD...: {a,b,c}, or the word alone.
+choices() {
+    local IFS=,
+    if (($# > 1)); then echo "{$*}"; else echo "$1"; fi
 }
 
-# add_task LABEL COMMAND...: the label starts the progress lines of the command, where it prints any.
+# folder_values NUMBER...: as run folders have them, shortest: 30, 0.5, 1e-05.
+folder_values() {
+    printf '%s\n' "$@" | awk '{
+        for (digits = 1; digits < 17 && sprintf("%." digits "g", $1) != $1 + 0; digits++);
+        split(sprintf("%." (digits - 1) "e", $1), part, "e")
+        decimals = digits - 1 - part[2]
+        if (part[2] >= -4 && part[2] < 16) print sprintf("%." (decimals > 0 ? decimals : 0) "f", $1)
+        else print part[1] "e" part[2]
+    }'
+}
+
+# expand_braces PATTERN: the words that lists in braces stand for, one a line.
+expand_braces() {
+    local word head tail
+    local -a words
+    if [[ $1 =~ ^([^{]*)\{([^}]*)\}(.*)$ ]]; then
+        head=${BASH_REMATCH[1]} tail=${BASH_REMATCH[3]}
+        IFS=, read -ra words <<<"${BASH_REMATCH[2]}"
+        for word in "${words[@]}"; do expand_braces "$head$word$tail"; done
+    else
+        echo "$1"
+    fi
+}
+
+# ---- tasks -------------------------------------------------------------------------------------------------------
+
+new_tasks() {
+    RESULTS=$1
+    task_labels=() task_runs=() task_lines=() task_then=""
+}
+
+# add_task LABEL RUNS COMMAND...: the label starts the progress lines of the command, where it prints any. RUNS: its run
+# folders below RESULTS, lists in braces; empty: unknown, the task is then started at every call.
 add_task() {
     task_labels+=("$1")
-    task_lines+=("$(quote "${@:2}")")
+    task_runs+=("$2")
+    task_lines+=("$(quote "${@:3}")")
+}
+
+then_run() { task_then=$(quote "$@"); }
+
+# load_tasks FILE: what print_tasks wrote.
+load_tasks() {
+    local line comment
+    while IFS= read -r line || [[ -n $line ]]; do
+        case $line in
+            '# then: '*) task_then=${line#\# then: } ;;
+            '#'*) ;;
+            *'  # '*)
+                comment=${line##*  # }
+                task_labels+=("${comment%% | *}")
+                task_lines+=("${line%  # *}")
+                [[ $comment == *' | '* ]] || comment="x | "
+                task_runs+=("${comment#* | }")
+                ;;
+        esac
+    done <"$1"
+}
+
+# task_text TASK: its line.
+task_text() { echo "${task_lines[$1]}  # ${task_labels[$1]}${task_runs[$1]:+ | ${task_runs[$1]}}"; }
+
+print_tasks() {
+    local task
+    for task in "${!task_lines[@]}"; do task_text "$task"; done
+    [[ -z $task_then ]] || echo "# then: $task_then"
+}
+
+# write_tasks: into RESULTS/tasks.sh, among the tasks of earlier calls.
+write_tasks() {
+    local file=$RESULTS/tasks.sh lock task line label
+    local -A number=()
+    { mkdir -p -- "$RESULTS/logs" && : >>"$RESULTS/logs/.lock"; } 2>/dev/null || die "OUTDIR: cannot write $RESULTS"
+    exec {lock}>>"$RESULTS/logs/.lock"
+    ! command -v flock >/dev/null || flock "$lock"
+    for task in "${!task_lines[@]}"; do number[${task_labels[task]}]=$task; done
+    if {
+        [[ ! -e $file ]] || while IFS= read -r line; do
+            label=${line##*  # } label=${label%% | *}
+            if [[ $line == *'  # '* && -n ${number[$label]:-} ]]; then
+                task_text "${number[$label]}"
+                unset "number[$label]"
+            elif [[ $line != '# then: '* ]]; then
+                echo "$line"
+            fi
+        done <"$file"
+        for task in "${!task_lines[@]}"; do
+            [[ -z ${number[${task_labels[task]}]:-} ]] || task_text "$task"
+        done
+        [[ -z $task_then ]] || echo "# then: $task_then"
+    } >"$file.$$.tmp"; then mv -- "$file.$$.tmp" "$file"; else die "OUTDIR: cannot write $file"; fi
+    exec {lock}>&-
+}
+
+# log_of TASK, status_of TASK: its output, and how it stands: "running ...", "exit CODE"; the time; its command.
+log_of() { echo "$RESULTS/logs/${task_labels[$1]//[^A-Za-z0-9_.=-]/_}.log"; }
+status_of() { local log && log=$(log_of "$1") && echo "${log%.log}.status"; }
+
+# note_status TASK WORDS
+note_status() {
+    local file
+    file=$(status_of "$1")
+    printf '%s\n%(%F %T)T\n%s\n' "$2" -1 "${task_lines[$1]}" >"$file.$$.tmp" && mv -- "$file.$$.tmp" "$file"
+}
+
+# task_is_done TASK: it ended well with this very command, and its runs are there.
+task_is_done() {
+    local run
+    local -a status=() runs
+    [[ -n ${task_runs[$1]} && " ${task_lines[$1]} " != *" --force "* ]] || return 1
+    mapfile -t status 2>/dev/null <"$(status_of "$1")" || return 1
+    [[ ${status[0]:-} == "exit 0" && ${status[2]:-} == "${task_lines[$1]}" ]] || return 1
+    mapfile -t runs < <(expand_braces "${task_runs[$1]}")
+    for run in "${runs[@]}"; do
+        [[ -e $RESULTS/$run/metrics.json ]] || return 1
+    done
+}
+
+# pending_tasks: the numbers of those that are not done, one a line.
+pending_tasks() {
+    local task
+    for task in "${!task_lines[@]}"; do
+        task_is_done "$task" || echo "$task"
+    done
 }
 
 run_tasks() {
-    check_launch
+    local code=0
     case $LAUNCH in
-        print) print_tasks ;;
-        local) run_pool ;;
+        print)
+            print_tasks
+            return
+            ;;
+        slurm)
+            write_tasks
+            submit_tasks
+            return
+            ;;
+        local)
+            write_tasks
+            run_pool || code=$?
+            ;;
     esac
-}
-
-print_tasks() {
-    local i
-    for i in "${!task_lines[@]}"; do
-        echo "${task_lines[i]}  # ${task_labels[i]}"
-    done
-}
-
-# ---- the local pool ----------------------------------------------------------------------------------------------
-
-declare -a pool_pid=() pool_task=() pool_told=() pool_start=() pool_code=() pool_gpus=()
-pool_stop="" pool_said="" pool_interrupts=0 pool_lines=0 pool_live=false
-
-visible_gpus() {
-    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        tr -d ' ' <<<"${CUDA_VISIBLE_DEVICES//,/$'\n'}" | grep -vxe '' -e '-1' || true
-    elif command -v nvidia-smi >/dev/null; then
-        nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+' || true
+    if [[ -n $task_then ]] && ((code != 75)); then
+        echo
+        bash -c "exec $task_then" || code=$((code ? code : 1))
     fi
-}
-
-run_pool() {
-    local total=${#task_lines[@]} next=0 cores jobs slot shown=-1
-    pool_began=$SECONDS
-    pool_logs=$(dirname -- "$TASKS_FILE")/logs
-    mkdir -p -- "$pool_logs" || die "OUTDIR: cannot write $(dirname -- "$TASKS_FILE")"
-    { print_tasks >"$TASKS_FILE.$$.tmp" && mv -- "$TASKS_FILE.$$.tmp" "$TASKS_FILE"; } ||
-        die "OUTDIR: cannot write $TASKS_FILE"
-    mapfile -t pool_gpus < <(visible_gpus)
-    cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
-    jobs=${JOBS:-$((${#pool_gpus[@]} ? ${#pool_gpus[@]} : cores))}
-    ((jobs <= total)) || jobs=$total
-    pool_threads=$((jobs && cores > jobs ? cores / jobs : 1))
-    pool_pid=() pool_task=() pool_told=() pool_start=() pool_code=()
-    pool_stop="" pool_said="" pool_interrupts=0 pool_lines=0 pool_live=false
-    [[ -t 1 && ${TERM:-dumb} != dumb ]] && pool_live=true
-    echo "$total tasks, $jobs at a time, threads each: $pool_threads, GPUs: ${pool_gpus[*]:-none}; logs in $pool_logs"
-
-    # Handlers only note the signal; the loop below acts on it, so that no task slips through between two lines.
-    trap 'pool_stop=SIGINT; ((++pool_interrupts))' INT
-    trap 'pool_stop=SIGTERM' TERM
-    trap 'pool_stop=SIGHUP' HUP
-    trap 'pool_stop=SIGUSR1' USR1
-    while :; do
-        for ((slot = 0; slot < jobs && next < total; slot++)); do
-            [[ -z $pool_stop && -z ${pool_pid[slot]:-} ]] && start_task "$slot" $((next++))
-        done
-        ((${#pool_pid[@]})) || break
-        [[ -z $pool_stop ]] || stop_tasks
-        if $pool_live && ((shown != SECONDS)); then
-            show_pool "$total"
-            shown=$SECONDS
-        fi
-        # A signal ends this wait at once, a task within half a second.
-        sleep 0.5 >/dev/null 2>&1 &
-        wait $! || true
-        reap_tasks
-    done
-    trap - INT TERM HUP USR1
-    erase_pool
-    summarise "$total"
-}
-
-# start_task SLOT TASK: in a session of its own, so that Ctrl-C reaches it once, from stop_tasks.
-start_task() {
-    local slot=$1 task=$2 log
-    local -a settings=("OMP_NUM_THREADS=$pool_threads")
-    ((${#pool_gpus[@]} == 0)) || settings+=("CUDA_VISIBLE_DEVICES=${pool_gpus[slot % ${#pool_gpus[@]}]}")
-    $pool_live && settings+=("PROGRESS_EVERY=2")
-    log=$(log_of "$task")
-    pool_task[slot]=$task pool_start[slot]=$SECONDS pool_told[slot]=""
-    $pool_live || echo "start    ${task_labels[task]}"
-    (
-        echo "--- $(date '+%F %T') ${task_lines[task]}"
-        exec setsid env "${settings[@]}" bash -c "exec ${task_lines[task]}"
-    ) </dev/null >>"$log" 2>&1 &
-    pool_pid[slot]=$!
-}
-
-log_of() { echo "$pool_logs/${task_labels[$1]//[^A-Za-z0-9_.=-]/_}.log"; }
-
-# Ask the running tasks to save and end; at a second Ctrl-C end them.
-stop_tasks() {
-    local slot number=TERM what="asking the running tasks to save and end (Ctrl-C: end them now)"
-    ((pool_interrupts < 2)) || number=KILL what="ending the running tasks; what they saved stays"
-    for slot in "${!pool_pid[@]}"; do
-        if [[ ${pool_told[slot]} != "$number" ]]; then
-            kill -s "$number" -- "-${pool_pid[slot]}" 2>/dev/null ||
-                kill -s "$number" "${pool_pid[slot]}" 2>/dev/null || true
-            [[ $pool_said == "$number" ]] || event "$pool_stop: $what"
-            pool_said=$number
-            pool_told[slot]=$number
-        fi
-    done
-}
-
-# Note how the tasks ended that have ended.
-reap_tasks() {
-    local slot task code label how
-    for slot in "${!pool_pid[@]}"; do
-        kill -0 "${pool_pid[slot]}" 2>/dev/null && continue
-        wait "${pool_pid[slot]}" && code=0 || code=$?
-        task=${pool_task[slot]} label=${task_labels[pool_task[slot]]}
-        # A task that is asked to end before it can save ends by the signal.
-        [[ -n ${pool_told[slot]} ]] && ((code == 143 || code == 137)) && code=75
-        how="$label ($((SECONDS - pool_start[slot])) s)"
-        case $code in
-            0) event "done     $how" ;;
-            3) event "held     $how by another process, see $(log_of "$task")" ;;
-            75) event "stopped  $how" ;;
-            *) event "FAILED   $how with exit code $code, see $(log_of "$task")" ;;
-        esac
-        pool_code[task]=$code
-        unset "pool_pid[slot]"
-        ((code == 75)) && pool_stop=${pool_stop:-"a task was interrupted"}
-    done
-}
-
-# ---- what the pool shows -----------------------------------------------------------------------------------------
-
-# event TEXT: a line that stays, above those that are refreshed.
-event() {
-    erase_pool
-    echo "$1"
-}
-
-erase_pool() {
-    ((pool_lines == 0)) || printf '\033[%dA\033[J' "$pool_lines"
-    pool_lines=0
-}
-
-count_codes() {
-    local code finished=0 failed=0
-    for code in "${pool_code[@]}"; do
-        case $code in 0) ((++finished)) ;; 75) ;; *) ((++failed)) ;; esac
-    done
-    echo "$finished $failed"
-}
-
-# show_pool TOTAL: how many are done, and the last line of each running log.
-show_pool() {
-    local rows columns finished failed slot label line text lines=1 seconds=$((SECONDS - pool_began))
-    read -r rows columns < <(stty size <&1 2>/dev/null || echo 24 80)
-    ((rows > 3 && columns > 20)) || rows=24 columns=80
-    read -r finished failed < <(count_codes)
-    printf -v text 'tasks done %d/%d, failed %d, %d:%02d min\n' \
-        "$finished" "$1" "$failed" $((seconds / 60)) $((seconds % 60))
-    for slot in "${!pool_pid[@]}"; do
-        label=${task_labels[pool_task[slot]]}
-        line=$(last_line "$(log_of "${pool_task[slot]}")")
-        [[ $line != '---'* && -n $line ]] || line=starting
-        [[ $line == "$label"* ]] || line="$label: $line"
-        ((++lines < rows)) || break # more would scroll and could not be taken back
-        text+="  ${line:0:columns-3}"$'\n'
-    done
-    erase_pool
-    printf '%s' "$text"
-    pool_lines=$((lines < rows ? lines : rows - 1))
-}
-
-# last_line FILE: without control characters; a bar's carriage return begins a new line.
-last_line() {
-    local -a lines
-    local i line
-    mapfile -t lines < <(tail -c 2000 -- "$1" 2>/dev/null | tail -n 3 | tr -d '\000')
-    for ((i = ${#lines[@]} - 1; i >= 0; i--)); do
-        line=${lines[i]%$'\r'}
-        line=${line##*$'\r'}
-        line=${line//[[:cntrl:]]/}
-        [[ -z $line ]] || break
-    done
-    echo "$line"
-}
-
-# summarise TOTAL: the end, with the last lines of each log of a failed task.
-summarise() {
-    local finished failed task code result=0
-    read -r finished failed < <(count_codes)
-    echo "tasks done $finished/$1, failed $failed"
-    for task in "${!pool_code[@]}"; do
-        code=${pool_code[task]}
-        case $code in
-            0 | 75) continue ;;
-            3) echo "held by another process: ${task_labels[task]}, $(log_of "$task")" ;;
-            *) echo "failed with exit code $code: ${task_labels[task]}, $(log_of "$task")" ;;
-        esac
-        tail -n 5 -- "$(log_of "$task")" | sed '/^--- /d; s/^/    /'
-        case $code in
-            2 | 3) ((result == 1 || result == 2)) || result=$code ;;
-            *) result=1 ;;
-        esac
-    done
-    if [[ -n $pool_stop ]] && ((finished + failed < $1)); then
-        echo "interrupted ($pool_stop): run the same command again to go on"
-        return 75
-    fi
-    return "$result"
+    return "$code"
 }

@@ -19,5 +19,5 @@ check_numbers BETAS any "$BETAS"
 check_number ITERATIONS whole "$ITERATIONS"
 
 echo "# training PINNs on convection with L-BFGS, $ITERATIONS iterations each: beta $BETAS; N_f $N_RES"
-PDE=convection OPT=lbfgs SCALE=laptop SEEDS=0 VALUES=$BETAS N_RES=$N_RES OUTDIR=$OUTDIR \
+LAUNCH=${LAUNCH:-local} PDE=convection OPT=lbfgs SCALE=laptop SEEDS=0 VALUES=$BETAS N_RES=$N_RES OUTDIR=$OUTDIR \
     THRESHOLDS=${THRESHOLDS:-table5} EXTRA="--iterations $ITERATIONS ${EXTRA:-}" exec bash "$HERE/sweep_pinn.sh" "$@"

@@ -24,16 +24,10 @@ set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$HERE/lib.sh"
-# shellcheck source-path=SCRIPTDIR source=setup.sh
-source "$HERE/setup.sh"
 # shellcheck source-path=SCRIPTDIR source=strategies_node.sh
 source "$HERE/strategies_node.sh"
 
-if (($#)); then
-    [[ $1 == -h || $1 == --help ]] || die "settings are environment variables, not arguments (--help); got '$1'"
-    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-    exit 0
-fi
+environment_only "${BASH_SOURCE[0]}" "$@"
 
 INV_B=${INV_B:-8} HORIZON=${HORIZON:-20} SEED=${SEED:-0} GPU=${GPU:-0} BUDGET=${BUDGET:-paper}
 OPTS=${OPTS:-adam lbfgs alm alm_data nncg cl} LOSS_SCALE=${LOSS_SCALE:-unit}
@@ -41,7 +35,7 @@ OUTDIR=$(absolute "${OUTDIR:-$REPOSITORY/results/node_comparison}")
 
 declare -A LOG_EVERY=([smoke]=5 [laptop]=20 [paper]=50) # finer than that of sweeps, for the curves
 
-check_launch
+check_launch local "local print"
 check_choice BUDGET "smoke laptop paper" "$BUDGET"
 check_choice LOSS_SCALE "unit paper" "$LOSS_SCALE"
 read -ra optimizers <<<"$OPTS"
@@ -54,30 +48,22 @@ declare -a extra=()
 split_words extra "${EXTRA:-}"
 # The table finds the cell by its number of samples.
 [[ " ${extra[*]}" != *" --fixed"[-_]dt* ]] || die "EXTRA: --fixed-dt goes with sweep_node.sh; here dt is 0.05"
-n=$(awk -v horizon="$HORIZON" 'BEGIN { n = horizon / 0.05; print int(n) + (n - int(n) > 1e-9) }')
+n=$(node_samples 0.05 "$HORIZON")
 
 choose_gpu "$GPU"
-if [[ $LAUNCH == print ]]; then
-    choose_python || PYTHON=$VENV/bin/python # nothing is installed for a look
-else
-    use_environment
-fi
+get_python
 
-new_tasks "$OUTDIR/tasks.sh"
+new_tasks "$OUTDIR"
+cell="inv_b_$(folder_values "$INV_B")/n_$n/seed_$(folder_values "$SEED")"
 for opt in "${optimizers[@]}"; do
     read -ra flags <<<"${NODE_FLAGS[pinode $opt]}"
-    add_task "PINODE/$opt" "$PYTHON" "$REPOSITORY/NeuralODE/run_sweep.py" "${flags[@]}" --inv-b-values "$INV_B" \
-        --horizon-values "$HORIZON" --seeds "$SEED" --loss-scale "$LOSS_SCALE" --budget "$BUDGET" \
-        --log-every "${LOG_EVERY[$BUDGET]}" --out-dir "$OUTDIR/pinode_$opt" "${extra[@]}"
+    add_task "PINODE/$opt" "pinode_$opt/pinode/pendulum/$opt/$cell" "$PYTHON" "$REPOSITORY/NeuralODE/run_sweep.py" \
+        "${flags[@]}" --inv-b-values "$INV_B" --horizon-values "$HORIZON" --seeds "$SEED" --loss-scale "$LOSS_SCALE" \
+        --budget "$BUDGET" --log-every "${LOG_EVERY[$BUDGET]}" --out-dir "$OUTDIR/pinode_$opt" "${extra[@]}"
 done
+then_run "$PYTHON" "$HERE/analysis/comparison.py" "$OUTDIR" --model PINODE --system pendulum \
+    --physical "inv_b=$INV_B" --n "$n" --seed "$SEED"
 
 echo "# PINODE, 1/b $INV_B, horizon $HORIZON, seed $SEED, budget $BUDGET: ${optimizers[*]}"
 echo "# on $DEVICE; results go to $OUTDIR"
-code=0
-run_tasks || code=$?
-if [[ $LAUNCH == local ]] && ((code != 75)); then
-    echo
-    "$PYTHON" "$HERE/analysis/comparison.py" "$OUTDIR" --model PINODE --system pendulum --physical "inv_b=$INV_B" \
-        --n "$n" --seed "$SEED" || code=$((code ? code : 1))
-fi
-exit "$code"
+run_tasks

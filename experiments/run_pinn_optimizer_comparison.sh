@@ -23,20 +23,14 @@ set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$HERE/lib.sh"
-# shellcheck source-path=SCRIPTDIR source=setup.sh
-source "$HERE/setup.sh"
 
-if (($#)); then
-    [[ $1 == -h || $1 == --help ]] || die "settings are environment variables, not arguments (--help); got '$1'"
-    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-    exit 0
-fi
+environment_only "${BASH_SOURCE[0]}" "$@"
 
 BETA=${BETA:-10} N_RES=${N_RES:-5000} SEED=${SEED:-0} GPU=${GPU:-0} BUDGET=${BUDGET:-paper}
 OPTS=${OPTS:-lbfgs alm nncg cl adam_lbfgs ropinn adam}
 OUTDIR=$(absolute "${OUTDIR:-$REPOSITORY/results/pinn_comparison}")
 
-check_launch
+check_launch local "local print"
 check_choice BUDGET "smoke laptop paper" "$BUDGET"
 read -ra optimizers <<<"$OPTS"
 check_choice OPTS "lbfgs alm nncg cl adam_lbfgs ropinn adam" "${optimizers[@]}"
@@ -48,26 +42,19 @@ declare -a extra=()
 split_words extra "${EXTRA:-}"
 
 choose_gpu "$GPU"
-if [[ $LAUNCH == print ]]; then
-    choose_python || PYTHON=$VENV/bin/python # nothing is installed for a look
-else
-    use_environment
-fi
+get_python
 
-new_tasks "$OUTDIR/tasks.sh"
+new_tasks "$OUTDIR"
+beta=$(folder_values "$BETA") # as JSON writes numbers, which has no .5
+cell="beta_$beta/n_$(folder_values "$N_RES")/seed_$(folder_values "$SEED")"
 for opt in "${optimizers[@]}"; do
-    add_task "convection/$opt n_$N_RES" "$PYTHON" "$REPOSITORY/PINN/run_experiment.py" --pde convection \
-        --pde_params "{\"beta\": $BETA}" --opt "$opt" --num_res "$N_RES" --initial_seed "$SEED" --budget "$BUDGET" \
-        --save_path "$OUTDIR" "${extra[@]}"
+    add_task "convection/$opt n_$N_RES" "convection/$opt/$cell" "$PYTHON" "$REPOSITORY/PINN/run_experiment.py" \
+        --pde convection --pde_params "{\"beta\": $beta}" --opt "$opt" --num_res "$N_RES" --initial_seed "$SEED" \
+        --budget "$BUDGET" --save_path "$OUTDIR" "${extra[@]}"
 done
+then_run "$PYTHON" "$HERE/analysis/comparison.py" "$OUTDIR" --system convection --physical "beta=$BETA" --n "$N_RES" \
+    --seed "$SEED"
 
 echo "# convection, beta $BETA, $N_RES collocation points, seed $SEED, budget $BUDGET: ${optimizers[*]}"
 echo "# on $DEVICE; results go to $OUTDIR"
-code=0
-run_tasks || code=$?
-if [[ $LAUNCH == local ]] && ((code != 75)); then
-    echo
-    "$PYTHON" "$HERE/analysis/comparison.py" "$OUTDIR" --system convection --physical "beta=$BETA" --n "$N_RES" \
-        --seed "$SEED" || code=$((code ? code : 1))
-fi
-exit "$code"
+run_tasks

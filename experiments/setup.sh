@@ -66,7 +66,8 @@ choose_python() {
     elif [[ -n ${CONDA_PREFIX:-} ]]; then
         what="the active conda environment $CONDA_PREFIX" python=$CONDA_PREFIX/bin/python
     fi
-    if [[ -n $python && ! $python -ef $VENV/bin/python || -n $python && ! -e $STAMP ]]; then
+    # The folders are compared: interpreters of two environments are often links to one file.
+    if [[ -n $python && ! ${python%/*} -ef $VENV/bin || -n $python && ! -e $STAMP ]]; then
         mapfile -t needed < <(run_packages)
         needed+=("$@")
         # Scripts call each other; importing torch once is enough.

@@ -22,3 +22,22 @@ node_strategies() {
         [[ $key != "$1 "* ]] || echo "${key#* }"
     done | sort | xargs
 }
+
+# node_samples DT HORIZON...: the number of samples that names the folder of each horizon, T / dt rounded up.
+node_samples() {
+    printf '%s\n' "${@:2}" | awk -v dt="$1" '{ n = $1 / dt; print int(n) + (n - int(n) > 1e-9) }'
+}
+
+# fixed_dt WORD...: the sampling step that flags of NeuralODE/run_sweep.py ask for, else its default.
+fixed_dt() {
+    local dt=0.05
+    while (($#)); do
+        case $1 in
+            --fixed[-_]dt=*) dt=${1#*=} ;;
+            --fixed[-_]dt) dt=${2:-$dt} ;;
+        esac
+        shift
+    done
+    check_number "EXTRA: --fixed-dt" any "$dt"
+    echo "$dt"
+}

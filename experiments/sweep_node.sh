@@ -11,32 +11,31 @@
 #              several of them, or all: those that the paper has a map of, for each model  [lbfgs]
 #     SCALE    smoke: 2 x 2, seconds | laptop: 4 x 5, seconds a map | paper: its grid, 3 seeds, minutes a map (alm and
 #              alm_data the longest)  [laptop]
-#     LAUNCH   local: train here | print: show the commands  [local]
-#     JOBS     tasks at a time  [number of GPUs, else of cores]
+#     LAUNCH   slurm: submit to SLURM | local: train here | print: show the commands | auto: slurm where it answers,
+#              else local  [auto]
+#     JOBS     tasks at a time, with local  [number of GPUs, else of cores]
+#     MAX_PARALLEL   tasks at a time, with slurm  [16]
+#     GRES, CPUS, MEM, TIME   of a task, with slurm; none leaves one out  [gpu:1, 8, 32G, 4:00:00; sbatch's SBATCH_*
+#              variables stand in for them, and are the place for account, partition, constraint ...]
 #     OUTDIR   where run folders, logs and maps go  [results/node_SCALE in the repository]
 #     INV_B, HORIZONS, SEEDS   the grid, instead of that of SCALE; a horizon T holds T / 0.05 samples
 #     LOSS_SCALE   what is minimised: unit: loss / dt^2, so that tolerances mean something | paper: the loss  [unit]
-#     THRESHOLDS   of the maps: percentile | table5 | T_TRAIN,T_TEST  [percentile]
+#     THRESHOLDS   of the maps: percentile | table5 | common (one pair a system) | T_TRAIN,T_TEST  [percentile]
 #     EXTRA    more flags of NeuralODE/run_sweep.py, quoted as in a shell
 #     PYTHON   the Python to use  [see experiments/setup.sh]
 #
 # One task is one map: all its cells and seeds side by side, in OUTDIR/MODEL_STRATEGY, with the nine matrices of them.
-# Interrupted and started again, the sweep goes on where it was; finished runs are left alone.
+# Interrupted and started again, the sweep goes on where it was and does only what is missing. How it stands:
+# bash experiments/status.sh OUTDIR
 set -euo pipefail
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$HERE/lib.sh"
-# shellcheck source-path=SCRIPTDIR source=setup.sh
-source "$HERE/setup.sh"
 # shellcheck source-path=SCRIPTDIR source=strategies_node.sh
 source "$HERE/strategies_node.sh"
 
-if (($#)); then
-    [[ $1 == -h || $1 == --help ]] || die "settings are environment variables, not arguments (--help); got '$1'"
-    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-    exit 0
-fi
+environment_only "${BASH_SOURCE[0]}" "$@"
 
 MODEL=${MODEL:-pinode} OPT=${OPT:-lbfgs} SCALE=${SCALE:-laptop} THRESHOLDS=${THRESHOLDS:-percentile}
 LOSS_SCALE=${LOSS_SCALE:-unit}
@@ -47,11 +46,10 @@ declare -A DAMPINGS=([smoke]="1 8" [laptop]="1 4 8 15" [paper]="1 2 4 6 8 10 12 
 declare -A TIMES=([smoke]="1 5" [laptop]="0.5 2 5 10 20" [paper]="0.5 1 2 5 8 10 12 15 20")
 declare -A REPEATS=([smoke]="0" [laptop]="0" [paper]="0 1 2")
 
-check_launch
+check_launch auto
 check_choice SCALE "smoke laptop paper" "$SCALE"
 check_choice LOSS_SCALE "unit paper" "$LOSS_SCALE"
-[[ $THRESHOLDS =~ ^(percentile|table5|[0-9.eE+-]+,[0-9.eE+-]+)$ ]] ||
-    die "THRESHOLDS must be percentile, table5 or T_TRAIN,T_TEST; got '$THRESHOLDS'"
+check_thresholds
 check_choice MODEL "node pinode all" "$MODEL"
 read -ra models <<<"${MODEL/all/pinode node}"
 read -ra strategies <<<"$OPT"
@@ -68,34 +66,33 @@ check_numbers INV_B any "$INV_B"
 check_numbers HORIZONS any "$HORIZONS"
 check_numbers SEEDS whole "$SEEDS"
 declare -a extra=()
-split_words extra "${EXTRA:-}"
+check_extra extra "--optimizer --physics-mode --alm-target --cl-warmup --inv-b-values --inv-b --b-values --horizon-values \
+    --horizon --only-inv-b-values --shard-index --shard-count --seeds --seed --loss-scale --budget --out-dir --outdir \
+    --save-path"
+dt=$(fixed_dt "${extra[@]}")
 OUTDIR=$(absolute "${OUTDIR:-$REPOSITORY/results/node_$SCALE}")
 
-if [[ $LAUNCH == print ]]; then
-    choose_python || PYTHON=$VENV/bin/python # nothing is installed for a look
-else
-    use_environment
-fi
+get_python
 
-new_tasks "$OUTDIR/tasks.sh"
+new_tasks "$OUTDIR"
 read -ra dampings <<<"$INV_B"
 read -ra horizons <<<"$HORIZONS"
 read -ra seeds <<<"$SEEDS"
+mapfile -t columns < <(folder_values "${dampings[@]}")
+mapfile -t rows < <(node_samples "$dt" "${horizons[@]}")
+mapfile -t repeats < <(folder_values "${seeds[@]}")
+cells="inv_b_$(choices "${columns[@]}")/n_$(choices "${rows[@]}")/seed_$(choices "${repeats[@]}")"
 for model in "${models[@]}"; do
     [[ $OPT == all ]] && read -ra strategies <<<"${MAPS[$model]}"
     for strategy in "${strategies[@]}"; do
         read -ra flags <<<"${NODE_FLAGS[$model $strategy]}"
-        add_task "${model^^}/$strategy" "$PYTHON" "$REPOSITORY/NeuralODE/run_sweep.py" "${flags[@]}" \
-            --inv-b-values "${dampings[@]}" --horizon-values "${horizons[@]}" --seeds "${seeds[@]}" \
-            --loss-scale "$LOSS_SCALE" --budget "$SCALE" --out-dir "$OUTDIR/${model}_$strategy" "${extra[@]}"
+        add_task "${model^^}/$strategy" "${model}_$strategy/$model/pendulum/$strategy/$cells" \
+            "$PYTHON" "$REPOSITORY/NeuralODE/run_sweep.py" "${flags[@]}" --inv-b-values "${dampings[@]}" \
+            --horizon-values "${horizons[@]}" --seeds "${seeds[@]}" --loss-scale "$LOSS_SCALE" --budget "$SCALE" \
+            --out-dir "$OUTDIR/${model}_$strategy" "${extra[@]}"
     done
 done
+then_run "$PYTHON" "$HERE/analysis/maps.py" "$OUTDIR" --thresholds "$THRESHOLDS"
 
 echo "# neural ODE regime maps, scale $SCALE: ${#task_lines[@]} tasks (maps); results go to $OUTDIR"
-code=0
-run_tasks || code=$?
-if [[ $LAUNCH == local ]] && ((code != 75)); then
-    echo "drawing the maps of $OUTDIR"
-    "$PYTHON" "$HERE/analysis/maps.py" "$OUTDIR" --thresholds "$THRESHOLDS" || code=$((code ? code : 1))
-fi
-exit "$code"
+run_tasks

@@ -10,29 +10,27 @@
 #     OPT      lbfgs | alm | nncg | cl | ropinn | adam | adam_lbfgs, several of them, or all: those that the paper
 #              has a map of, for each system  [lbfgs]
 #     SCALE    smoke: 2 x 2, seconds | laptop: 5 x 4, minutes to an hour | paper: its grids, 5 seeds, for GPUs  [laptop]
-#     LAUNCH   local: train here | print: show the commands  [local]
-#     JOBS     tasks at a time  [number of GPUs, else of cores]
+#     LAUNCH   slurm: submit to SLURM | local: train here | print: show the commands | auto: slurm where it answers,
+#              else local  [auto]
+#     JOBS     tasks at a time, with local  [number of GPUs, else of cores]
+#     MAX_PARALLEL   tasks at a time, with slurm  [16]
+#     GRES, CPUS, MEM, TIME   of a task, with slurm; none leaves one out  [gpu:1, 8, 32G, 4:00:00; sbatch's SBATCH_*
+#              variables stand in for them, and are the place for account, partition, constraint ...]
 #     OUTDIR   where run folders, logs and maps go  [results/pinn_SCALE in the repository]
 #     VALUES, N_RES, SEEDS   the grid, instead of that of SCALE (VALUES with one PDE only)
-#     THRESHOLDS   of the maps: percentile | table5 | T_TRAIN,T_TEST  [percentile]
+#     THRESHOLDS   of the maps: percentile | table5 | common (one pair a system) | T_TRAIN,T_TEST  [percentile]
 #     EXTRA    more flags of PINN/run_experiment.py, quoted as in a shell
 #     PYTHON   the Python to use  [see experiments/setup.sh]
 #
 # One task is one row of a map: all physical values and seeds at one N_RES, side by side. Interrupted and started again,
-# the sweep goes on where it was; finished runs are left alone.
+# the sweep goes on where it was and does only what is missing. How it stands: bash experiments/status.sh OUTDIR
 set -euo pipefail
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$HERE/lib.sh"
-# shellcheck source-path=SCRIPTDIR source=setup.sh
-source "$HERE/setup.sh"
 
-if (($#)); then
-    [[ $1 == -h || $1 == --help ]] || die "settings are environment variables, not arguments (--help); got '$1'"
-    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-    exit 0
-fi
+environment_only "${BASH_SOURCE[0]}" "$@"
 
 SYSTEMS="convection reaction wave reaction_diffusion"
 STRATEGIES="lbfgs alm nncg cl ropinn adam adam_lbfgs"
@@ -57,10 +55,9 @@ declare -A GRID=(
 declare -A POINTS=([smoke]="100 200" [laptop]="100 500 1000 5000" [paper]="100 500 1000 5000 10000 15000 20000")
 declare -A REPEATS=([smoke]="0" [laptop]="0" [paper]="0 1 2 3 4")
 
-check_launch
+check_launch auto
 check_choice SCALE "smoke laptop paper" "$SCALE"
-[[ $THRESHOLDS =~ ^(percentile|table5|[0-9.eE+-]+,[0-9.eE+-]+)$ ]] ||
-    die "THRESHOLDS must be percentile, table5 or T_TRAIN,T_TEST; got '$THRESHOLDS'"
+check_thresholds
 read -ra systems <<<"$PDE"
 read -ra strategies <<<"$OPT"
 check_choice PDE "$SYSTEMS all" "${systems[@]}"
@@ -74,37 +71,33 @@ check_numbers VALUES any "${VALUES:-1}"
 check_numbers N_RES whole "$N_RES"
 check_numbers SEEDS whole "$SEEDS"
 declare -a extra=()
-split_words extra "${EXTRA:-}"
+check_extra extra "--pde --pde_params --opt --num_res --initial_seed --budget --save_path --hc --cl"
 OUTDIR=$(absolute "${OUTDIR:-$REPOSITORY/results/pinn_$SCALE}")
 
-if [[ $LAUNCH == print ]]; then
-    choose_python || PYTHON=$VENV/bin/python # nothing is installed for a look
-else
-    use_environment
-fi
+get_python
 
-new_tasks "$OUTDIR/tasks.sh"
+new_tasks "$OUTDIR"
 read -ra seeds <<<"$SEEDS"
+mapfile -t names < <(folder_values "${seeds[@]}")
+repeats="seed_$(choices "${names[@]}")"
 # Rows with many points take longest: begin with them, so that the tasks end together.
 mapfile -t rows < <(tr -s ' \t' '\n' <<<"$N_RES" | grep . | sort -rnu)
 for system in "${systems[@]}"; do
     [[ $OPT == all ]] && read -ra strategies <<<"${MAPS[$system]}"
     read -ra values <<<"${VALUES:-${GRID[$SCALE $system]}}"
-    list=$(printf ', %s' "${values[@]}")
+    mapfile -t names < <(folder_values "${values[@]}")
+    cells="${PHYSICAL[$system]}_$(choices "${names[@]}")"
+    list=$(printf ', %s' "${names[@]}") # as JSON writes numbers, which has no .5
     for strategy in "${strategies[@]}"; do
         for n in "${rows[@]}"; do
-            add_task "$system/$strategy n_$n" "$PYTHON" "$REPOSITORY/PINN/run_experiment.py" --pde "$system" \
-                --pde_params "{\"${PHYSICAL[$system]}\": [${list:2}]}" --opt "$strategy" --num_res "$n" \
-                --initial_seed "${seeds[@]}" --budget "$SCALE" --save_path "$OUTDIR" "${extra[@]}"
+            add_task "$system/$strategy n_$n" "$system/$strategy/$cells/n_$(folder_values "$n")/$repeats" \
+                "$PYTHON" "$REPOSITORY/PINN/run_experiment.py" --pde "$system" --pde_params \
+                "{\"${PHYSICAL[$system]}\": [${list:2}]}" --opt "$strategy" --num_res "$n" --initial_seed "${seeds[@]}" \
+                --budget "$SCALE" --save_path "$OUTDIR" "${extra[@]}"
         done
     done
 done
+then_run "$PYTHON" "$HERE/analysis/maps.py" "$OUTDIR" --thresholds "$THRESHOLDS"
 
 echo "# PINN regime maps, scale $SCALE: ${#task_lines[@]} tasks (rows of maps); results go to $OUTDIR"
-code=0
-run_tasks || code=$?
-if [[ $LAUNCH == local ]] && ((code != 75)); then
-    echo "drawing the maps of $OUTDIR"
-    "$PYTHON" "$HERE/analysis/maps.py" "$OUTDIR" --thresholds "$THRESHOLDS" || code=$((code ? code : 1))
-fi
-exit "$code"
+run_tasks

@@ -16,6 +16,7 @@ SCRIPTS = ROOT / "experiments"
 SETTINGS = ("PDE", "OPT", "OPTS", "SCALE", "BUDGET", "LAUNCH", "OUTDIR", "SEEDS", "SEED", "VALUES", "N_RES", "EXTRA")
 SETTINGS += ("BETA", "BETAS", "ITERATIONS", "GPU", "JOBS", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CONDA_PREFIX")
 SETTINGS += ("MODEL", "INV_B", "HORIZON", "HORIZONS", "LOSS_SCALE", "THRESHOLDS")
+SETTINGS += ("MAX_PARALLEL", "GRES", "CPUS", "MEM", "TIME")
 
 # setup.sh takes this Python as checked: importing torch for every script would take most of the time.
 NEEDED = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text().partition("# test")[0], re.M)
@@ -23,8 +24,9 @@ CHECKED = {"PYTHON": sys.executable, "CHECKED_PYTHON": " ".join([sys.executable,
 
 
 def environ(**settings: str) -> dict[str, str]:
-    """Return the environment of a script: this Python, and nothing of the caller's settings."""
-    return {k: v for k, v in os.environ.items() if k not in SETTINGS} | CHECKED | settings
+    """Return the environment of a script: this Python, no SLURM unless given, and nothing of the caller's settings."""
+    kept = {k: v for k, v in os.environ.items() if k not in SETTINGS and not k.startswith(("SLURM_", "SBATCH_"))}
+    return kept | CHECKED | {"LAUNCH": "local"} | settings
 
 
 def bash(script: Path | str, cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from analysis.tasks import parse_line
 from shell import ROOT, SCRIPTS, bash, done, environ, wait_for
 
 SWEEP, COMPARISON = SCRIPTS / "sweep_node.sh", SCRIPTS / "run_node_optimizer_comparison.sh"
 PINODE = "adam alm alm_data cl lbfgs nncg region_lbfgs"
 NODE = "adam lbfgs sphere_adam"
+DTS = ["--fixed-dt 0.1", "--fixed_dt=.025"]
 TINY = {"SCALE": "smoke", "INV_B": "1 8", "HORIZONS": "0.5 1"}
 
 
@@ -35,13 +37,16 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (SWEEP, {"OPT": " "}, "OPT of MODEL=pinode is empty"),
     (SWEEP, {"OPT": "adam all"}, "OPT: all stands alone"),
     (SWEEP, {"SCALE": "huge"}, "SCALE must be one of: smoke laptop paper"),
-    (SWEEP, {"LAUNCH": "slurm"}, "LAUNCH must be one of: local print"),
+    (SWEEP, {"LAUNCH": "no"}, "LAUNCH must be one of: auto slurm local print"),
+    (SWEEP, {"EXTRA": "--alm-target data"}, "EXTRA: --alm-target is given by this script"),
+    (SWEEP, {"EXTRA": "--out_dir=x"}, "EXTRA: --out_dir is given by this script"),
+    (SWEEP, {"EXTRA": "--fixed-dt=small"}, "EXTRA: --fixed-dt: allowed are numbers; got 'small'"),
     (SWEEP, {"JOBS": "-1"}, "JOBS must be"),
     (SWEEP, {"INV_B": "1,2"}, "INV_B: allowed are numbers"),
     (SWEEP, {"HORIZONS": "long"}, "HORIZONS: allowed are numbers"),
     (SWEEP, {"SEEDS": "0.5"}, "SEEDS: allowed are whole numbers"),
     (SWEEP, {"LOSS_SCALE": "2"}, "LOSS_SCALE must be one of: unit paper"),
-    (SWEEP, {"THRESHOLDS": "5"}, "THRESHOLDS must be percentile, table5 or"),
+    (SWEEP, {"THRESHOLDS": "5"}, "THRESHOLDS must be percentile, table5, common or"),
     (SWEEP, {"THRESHOLDS": "table5", "OPT": "adam region_lbfgs"}, "the table has no row for pinode region_lbfgs"),
     (SWEEP, {"EXTRA": "'"}, "unbalanced quotes"),
     (COMPARISON, {"INV_B": "4 8"}, "INV_B must be a single number"),
@@ -68,20 +73,23 @@ def test_every_command_trains_what_its_folder_says(away: Path) -> None:
     calls += [(COMPARISON, {"OPTS": PINODE, "BUDGET": budget}, 7) for budget in ("smoke", "laptop", "paper")]
     calls += [(COMPARISON, {"INV_B": "4", "HORIZON": "40"}, 6)]
     commands = []
+    calls += [(SWEEP, {"HORIZONS": "0.15 .52 1e1", "INV_B": "5e-3 2.50", "EXTRA": dt}, 1) for dt in DTS]
     for script, settings, count in calls:
-        shown = bash(script, away, LAUNCH="print", OUTDIR="a b", **settings).stdout.splitlines()
-        lines = [shlex.split(line, comments=True) for line in shown if line.startswith(("/", "'"))]
-        assert len(lines) == count, shown
-        commands += [(*line, settings) for line in lines]
+        shown = bash(script, away, LAUNCH="print", OUTDIR="a b", **settings).stdout
+        tasks = [task for task in map(parse_line, shown.splitlines()) if task]
+        assert len(tasks) == count, shown
+        commands += [(*shlex.split(task.command), task, settings) for task in tasks]
     assert {command[:2] for command in commands} == {(sys.executable, str(ROOT / "NeuralODE/run_sweep.py"))}
     parse = """import sys, json; sys.path.insert(0, sys.argv[1]); from node.arguments import parse
 for command in json.load(sys.stdin):
     sweep = parse(command); s = sweep.settings
-    print(json.dumps([str(s.save_path), s.model, s.strategy, s.problem.scale, s.budget, sweep.cells]))"""
+    runs = [str(s.run(*cell).path) for cell in sweep.cells]
+    print(json.dumps([str(s.save_path), s.model, s.strategy, s.problem.scale, s.budget, sweep.cells, runs]))"""
     result = subprocess.run([sys.executable, "-c", parse, ROOT / "NeuralODE"], text=True, check=True,
-                            input=json.dumps([command[2:-1] for command in commands]), stdout=subprocess.PIPE)
-    for (*_, settings), line in zip(commands, result.stdout.splitlines(), strict=True):
-        folder, model, strategy, scale, budget, cells = json.loads(line)
+                            input=json.dumps([command[2:-2] for command in commands]), stdout=subprocess.PIPE)
+    for (*_, task, settings), line in zip(commands, result.stdout.splitlines(), strict=True):
+        folder, model, strategy, scale, budget, cells, runs = json.loads(line)
+        assert sorted(runs) == sorted(str(away / "a b" / run) for run in task.runs)
         assert Path(folder) == away / "a b" / f"{model.lower()}_{strategy}"
         assert scale == settings.get("LOSS_SCALE", "unit")
         default = "paper" if "HORIZON" in settings else "laptop"
@@ -113,11 +121,11 @@ def test_smoke_sweep_of_both_models_and_their_maps(away: Path) -> None:
 
 
 def test_maps_that_fail_are_named_and_the_others_drawn(away: Path) -> None:
-    extra = {"EXTRA": "--alm-target data --alm-outer-iters 1", "THRESHOLDS": "table5"}
+    extra = {"EXTRA": "--alm-outer-iters 1", "THRESHOLDS": "table5"}
     result = bash(SWEEP, away, OPT="lbfgs alm_data", OUTDIR="out", **extra, **TINY)
     assert result.returncode == 2
     assert "failed with exit code 2: PINODE/lbfgs" in result.stdout
-    assert "--alm-target goes with --physics-mode pinn_alm" in result.stdout
+    assert "--alm-outer-iters goes with" in result.stdout
     assert len(done(away / "out/pinode_alm_data")) == 4
     assert "T_train = 6.880e-09, T_test = 1.310e+00 (Table 5 of the paper)" in result.stdout
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from analysis.tasks import parse_line
 from shell import ROOT, SCRIPTS, bash, done, environ, wait_for
 
 ALL = sorted(SCRIPTS.glob("*.sh")) + [ROOT / ".ci" / "run"]
@@ -35,8 +36,8 @@ def process_is_alive(pid: int) -> bool:
 def pool(away: Path) -> Callable[..., str]:
     """Return the text of a script that runs tasks, given as label=command."""
     def text(**tasks: str) -> str:
-        adds = [f"add_task {shlex.quote(label)} bash -c {shlex.quote(code)}" for label, code in tasks.items()]
-        lines = ["set -euo pipefail", f"source {shlex.quote(str(SCRIPTS / 'lib.sh'))}", 'new_tasks "$PWD/out/tasks.sh"']
+        adds = [f"add_task {shlex.quote(label)} '' bash -c {shlex.quote(code)}" for label, code in tasks.items()]
+        lines = ["set -euo pipefail", f"source {shlex.quote(str(SCRIPTS / 'lib.sh'))}", 'new_tasks "$PWD/out"']
         return "\n".join([*lines, *adds, "code=0", "run_tasks || code=$?", 'exit "$code"'])
     return text
 
@@ -77,8 +78,17 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (SWEEP, {"OPT": "lbfgs sgd"}, "OPT must be one of"),
     (SWEEP, {"OPT": "all adam"}, "OPT: all stands alone"),
     (SWEEP, {"SCALE": "huge"}, "SCALE must be one of: smoke laptop paper"),
-    (SWEEP, {"LAUNCH": "slurm"}, "LAUNCH must be one of: local print"),
+    (SWEEP, {"LAUNCH": "cloud"}, "LAUNCH must be one of: auto slurm local print; got 'cloud'"),
+    (SWEEP, {"LAUNCH": "slurm", "PATH": "/usr/bin:/bin", "SLURM_CONF": "/none"}, "LAUNCH=slurm: "),
     (SWEEP, {"JOBS": "0"}, "JOBS must be"),
+    (SWEEP, {"MAX_PARALLEL": "many"}, "MAX_PARALLEL must be a whole number from 1 to 9999; got 'many'"),
+    (SWEEP, {"GRES": "gpu 1"}, "GRES must be none or as sbatch's --gres"),
+    (SWEEP, {"CPUS": "-1"}, "CPUS must be a whole number"),
+    (SWEEP, {"MEM": "32 GB"}, "MEM must be none or a size"),
+    (SWEEP, {"TIME": "4h"}, "TIME must be none or a limit"),
+    (SWEEP, {"EXTRA": "--num_res=5"}, "EXTRA: --num_res is given by this script"),
+    (SWEEP, {"EXTRA": "--save_path x"}, "EXTRA: --save_path is given by this script"),
+    (SWEEP, {"THRESHOLDS": "low"}, "THRESHOLDS must be percentile, table5, common or T_TRAIN,T_TEST"),
     (SWEEP, {"VALUES": "5 high"}, "VALUES: allowed are"),
     (SWEEP, {"VALUES": "5", "PDE": "all"}, "VALUES needs a single PDE"),
     (SWEEP, {"N_RES": "1e3"}, "N_RES: allowed are"),
@@ -87,6 +97,7 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (SWEEP, {"PYTHON": "no-such-python"}, "PYTHON=no-such-python: no such program"),
     (QUICKSTART, {"BETAS": " "}, "BETAS is empty"),
     (QUICKSTART, {"ITERATIONS": "many"}, "ITERATIONS: allowed are"),
+    (COMPARISON, {"LAUNCH": "slurm"}, "LAUNCH must be one of: local print"),
     (COMPARISON, {"BETA": "5 10"}, "BETA must be a single number"),
     (COMPARISON, {"BUDGET": "none"}, "BUDGET must be one of: smoke laptop paper"),
     (COMPARISON, {"OPTS": "sgd"}, "OPTS must be one of"),
@@ -131,7 +142,7 @@ def test_tasks_get_threads_and_gpus(pool: Callable[..., str], away: Path, visibl
     (away / "nvidia-smi").chmod(0o755)
     settings = {"PATH": f"{away}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     bash(pool(**tasks), away, **settings, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))
-    logs = [log.read_text().splitlines()[-1].split() for log in sorted((away / "out/logs").iterdir())]
+    logs = [log.read_text().splitlines()[-1].split() for log in sorted((away / "out/logs").glob("*.log"))]
     assert [gpu for gpu, _ in logs[:2]] == ["3", "5"] and {gpu for gpu, _ in logs[2:]} <= {"3", "5"}
     assert {int(threads) for _, threads in logs} == {max(len(os.sched_getaffinity(0)) // 2, 1)}
 
@@ -191,24 +202,28 @@ def test_terminal_shows_the_last_line_of_each_running_task(pool: Callable[..., s
 # ---- sweeps ------------------------------------------------------------------------------------------------------
 
 
-def test_every_command_of_the_sweeps_is_accepted(away: Path) -> None:
+def test_every_command_of_the_sweeps_is_accepted_and_makes_the_runs_it_names(away: Path) -> None:
     lines = []
     for scale, rows in {"smoke": 2, "laptop": 4, "paper": 7}.items():
         shown = bash(SWEEP, away, PDE="all", OPT="all", SCALE=scale, LAUNCH="print", OUTDIR="a b").stdout.splitlines()
         shown = [line for line in shown if line.startswith(("/", "'"))]
         assert len(shown) == (5 + 4 + 3 + 3) * rows  # the maps of the paper's Table 5
         lines += shown
-    lines += bash(COMPARISON, away, LAUNCH="print").stdout.splitlines()
-    lines += bash(QUICKSTART, away, LAUNCH="print").stdout.splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith(("/", "'"))]
+    odd = {"VALUES": "5.0 1e-5 .25 2e1", "N_RES": "0100 7", "SEEDS": "00 12"}
+    for script, settings in [(COMPARISON, {}), (QUICKSTART, {}), (SWEEP, odd)]:
+        lines += bash(script, away, LAUNCH="print", OUTDIR="a b", **settings).stdout.splitlines()
+    tasks = [task for task in map(parse_line, lines) if task]
+    commands = [shlex.split(task.command) for task in tasks]
     assert len(commands) > 200
     assert {tuple(command[:2]) for command in commands} == {(sys.executable, str(ROOT / "PINN/run_experiment.py"))}
-    assert all("--save_path" in command for command in commands)
-    assert str(away / "a b") in commands[0]
-    parse = "import sys, json; sys.path.insert(0, sys.argv[1]); from pinn.arguments import parse\n"
-    parse += "for command in json.load(sys.stdin): parse(command)"
-    subprocess.run([sys.executable, "-c", parse, ROOT / "PINN"], input=json.dumps([c[2:] for c in commands]), text=True,
-                   check=True)
+    parse = """import sys, json; sys.path.insert(0, sys.argv[1]); from pinn.arguments import parse
+for command in json.load(sys.stdin):
+    rows, physical, seeds = parse(command)
+    print(json.dumps([str(run.path) for row in rows for run in row.runs(physical, seeds)]))"""
+    result = subprocess.run([sys.executable, "-c", parse, ROOT / "PINN"], input=json.dumps([c[2:] for c in commands]),
+                            text=True, check=True, stdout=subprocess.PIPE)
+    for task, made in zip(tasks, result.stdout.splitlines(), strict=True):
+        assert sorted(json.loads(made)) == sorted(str(away / "a b" / run) for run in task.runs)
     assert list(away.iterdir()) == []
 
 
@@ -222,10 +237,22 @@ def test_smoke_sweep_and_its_map(away: Path) -> None:
     assert "regime, n (rows) by beta (columns)" in result.stdout
     assert sorted(path.name for path in away.iterdir()) == ["my results"]
 
-    before = {path: path.stat().st_mtime_ns for path in results.rglob("metrics.json")}
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in results.rglob("metrics.json")}
+
+    before = times()
     line = (results / "tasks.sh").read_text().splitlines()[0]
     assert bash(line, away.parent).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in results.rglob("metrics.json")} == before
+    again = bash(SWEEP, away, SCALE="smoke", OUTDIR="my results")
+    assert "start " not in again.stdout and "tasks done 2/2" in again.stdout and "regime, n (rows)" in again.stdout
+    assert times() == before
+    # Other settings are not taken for done: the runs refuse them.
+    other = bash(SWEEP, away, SCALE="smoke", OUTDIR="my results", EXTRA="--iterations 7")
+    assert other.returncode == 2 and "holds a run with other arguments" in other.stdout
+    # What is missing, and nothing else.
+    (results / cells[0] / "metrics.json").unlink()
+    again = bash(SWEEP, away, SCALE="smoke", OUTDIR="my results")
+    assert done(results) == sorted(cells) and "start " in again.stdout
 
 
 def test_rows_that_fail_are_named_and_the_others_drawn(away: Path) -> None:
