@@ -185,6 +185,7 @@ summarise() {
             *) result=1 ;;
         esac
     done
+    ((result == 0)) || echo "cell by cell: bash $(quote "$EXPERIMENTS/status.sh" "$RESULTS")"
     if [[ -n $pool_stop ]] && ((finished + failed < $1)); then
         echo "interrupted ($pool_stop): run the same command again to go on"
         return 75

@@ -18,12 +18,26 @@ check_slurm_settings() {
     check_count MAX_PARALLEL
     [[ ${CPUS:-} == none ]] || check_count CPUS
     [[ ${MEM:-1} =~ ^([0-9]+[KMGT]?|none)$ ]] || die "MEM must be none or a size as sbatch's --mem, such as 32G; got '$MEM'"
-    [[ ${TIME:-1} =~ ^([0-9]+|[0-9]+:[0-9]+(:[0-9]+)?|[0-9]+-[0-9]+(:[0-9]+){0,2}|none)$ ]] ||
-        die "TIME must be none or a limit as sbatch's --time, such as 4:00:00; got '$TIME'"
+    [[ ${TIME:-none} == none ]] || (($(minutes_of "$TIME") >= 5)) ||
+        die "TIME must be none or a limit as sbatch's --time, such as 4:00:00, of 5 minutes or more: tasks are asked to" \
+            "save 2 minutes before it; got '$TIME'"
     [[ ${GRES:-x} =~ ^[A-Za-z0-9_:,.-]+$ ]] || die "GRES must be none or as sbatch's --gres, such as gpu:1; got '$GRES'"
     for name in SBATCH_ARRAY_INX SBATCH_WAIT; do
         [[ -z ${!name:-} ]] || die "$name cannot be used with these scripts: unset it"
     done
+}
+
+# minutes_of TIME: of M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 of anything else.
+minutes_of() {
+    local d=0 h=0 m=0
+    if [[ $1 =~ ^([0-9]+)(:[0-9]+)?$ ]]; then
+        m=${BASH_REMATCH[1]}
+    elif [[ $1 =~ ^([0-9]+):([0-9]+):[0-9]+$ ]]; then
+        h=${BASH_REMATCH[1]} m=${BASH_REMATCH[2]}
+    elif [[ $1 =~ ^([0-9]+)-([0-9]+)(:([0-9]+)(:[0-9]+)?)?$ ]]; then
+        d=${BASH_REMATCH[1]} h=${BASH_REMATCH[2]} m=${BASH_REMATCH[4]:-0}
+    fi
+    echo $(((10#$d * 24 + 10#$h) * 60 + 10#$m))
 }
 
 # slurm_answers: or says in slurm_problem why not. With its controller down a command would retry for a while.

@@ -156,15 +156,17 @@ def _format_cells(cells: dict[Cell, str], width: int) -> list[str]:
 def format_failures(
     results: Path, tasks: Iterable[Task], standing: dict[str, TaskState], states: dict[str, str]
 ) -> list[str]:
-    """Return the tasks that ended without all their runs, with the last lines of their logs."""
+    """Return the tasks that failed or ended without all their runs, with the last lines of their logs."""
     lines: list[str] = []
     shown = 0
     for task in tasks:
         left = [run for run in task.runs if states[run] not in RESULTS]
         state = standing[task.label]
-        if state.name not in ("ended", "gone") or not left or state.code == 75:
+        failed = any(states[run] == "failed" for run in left)
+        if state.name not in ("ended", "gone") or not left or (state.code == 75 and not failed):
             continue
-        words = {0: "ended, but without all its runs", 3: "held by another process", None: "was killed"}
+        words = {0: "ended, but without all its runs", 3: "held by another process", 75: "interrupted"}
+        words[None] = "was killed"
         how = words.get(state.code, f"exit code {state.code}") + f", job {state.job}" * bool(state.job)
         lines += ["", f"{task.label}: {how}; {len(left)} of {len(task.runs)} runs not done"]
         for run in left[:3]:
@@ -187,7 +189,7 @@ def _last_lines(path: Path) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return ["(no log)"]
-    lines = [line.rpartition("\r")[2] for line in text.splitlines()]
+    lines = [line.rpartition("\r")[2] for line in text.split("\n")]
     lines = [re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", line)[:200] for line in lines if line.strip()]
     start = max((k + 1 for k, line in enumerate(lines) if line.startswith("--- ")), default=0)  # of the last attempt
     return lines[start:][-LOG_LINES:] or ["(empty)"]
@@ -269,10 +271,9 @@ def main() -> int:
     tasks: list[Task] = []
     queue: dict[str, TaskState] = {}
     try:
-        tasks, _ = read_tasks(results / "tasks.sh")
+        if (results / "tasks.sh").exists():
+            tasks = [task for task in read_tasks(results / "tasks.sh")[0] if task.runs]
         queue = read_queue(results)
-    except FileNotFoundError:
-        print("no tasks.sh here: nothing says which runs are wanted, these are the ones that were begun")
     except OSError as error:
         print(f"warning: {error}; what is queued is shown as missing", file=sys.stderr)
     standing = {task.label: task_state(results, task, queue) for task in tasks}
@@ -280,8 +281,10 @@ def main() -> int:
     if not tasks:
         states = {run: run_state(results / run, TaskState("new")) for run in _found_runs(results)}
     if not states:
-        parser.error(f"RESULTS: neither run folders nor a tasks.sh that names some in {results}")
+        parser.error(f"RESULTS: no run folder in {results}")
 
+    if not tasks:
+        print("no tasks.sh here names runs: these are the ones that were begun")
     count = Counter(states.values())
     counts = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
     print(f"{results}: {len(tasks)} tasks, {len(states)} runs: {counts}")

@@ -86,6 +86,7 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (SWEEP, {"CPUS": "-1"}, "CPUS must be a whole number"),
     (SWEEP, {"MEM": "32 GB"}, "MEM must be none or a size"),
     (SWEEP, {"TIME": "4h"}, "TIME must be none or a limit"),
+    (SWEEP, {"TIME": "0:04:59"}, "of 5 minutes or more"),
     (SWEEP, {"EXTRA": "--num_res=5"}, "EXTRA: --num_res is given by this script"),
     (SWEEP, {"EXTRA": "--save_path x"}, "EXTRA: --save_path is given by this script"),
     (SWEEP, {"THRESHOLDS": "low"}, "THRESHOLDS must be percentile, table5, common or T_TRAIN,T_TEST"),
@@ -262,6 +263,7 @@ def test_rows_that_fail_are_named_and_the_others_drawn(away: Path) -> None:
     result = bash(SWEEP, away, SCALE="smoke", OUTDIR="out", N_RES="20 10", VALUES="5", EXTRA="--iterations 5")
     assert result.returncode == 2
     assert "failed with exit code 2: convection/lbfgs n_20" in result.stdout
+    assert "cell by cell: bash " in result.stdout
     assert "holds a run with other arguments" in result.stdout
     assert done(away / "out") == ["convection/lbfgs/beta_5/n_10/seed_0"]
     assert (away / "out/regime_map.png").exists()
