@@ -111,6 +111,20 @@ def test_bad_variable_is_one_line_and_exit_2(script: Path, settings: dict[str, s
     assert list(away.iterdir()) == []
 
 
+@pytest.mark.parametrize(("settings", "launch", "says"), [
+    ({"SLURM_JOB_ID": "5"}, "local", "inside SLURM job 5, training here"),
+    ({"SLURM_CONF": "/none"}, "local", "no SLURM answers, training here"),
+    ({}, "slurm", "SLURM answers, submitting to it"),
+])  # fmt: skip
+def test_auto_says_where_it_launches(settings: dict[str, str], launch: str, says: str, away: Path) -> None:
+    for name in ("sbatch", "squeue", "sinfo"):
+        (away / name).write_text('#!/bin/sh\ntest "$SLURM_CONF" != /none\n')
+        (away / name).chmod(0o755)
+    text = f"source {shlex.quote(str(SCRIPTS / 'lib.sh'))}; check_launch auto; echo $LAUNCH"
+    result = bash(text, away, PATH=f"{away}:{os.environ['PATH']}", LAUNCH="", **settings)
+    assert result.stdout.splitlines()[-1] == launch and says in result.stdout
+
+
 # ---- the pool ----------------------------------------------------------------------------------------------------
 
 

@@ -144,6 +144,27 @@ def test_array_is_chunked_and_throttled_and_the_last_job_draws(
     assert status(away / "out", cluster)[0] == 0
 
 
+def test_settings_of_the_site_reach_sbatch(
+    tasks: Callable[..., str], slurm: Callable[..., str], cluster: dict[str, str], away: Path
+) -> None:
+    refused = bash(tasks(t0=FINISH), away, **cluster, SBATCH_PARTITION="nowhere")
+    assert refused.returncode == 2
+    assert "invalid partition" in refused.stdout and "error: sbatch refused tasks 1 to 1" in refused.stdout
+    assert not (away / "out/logs/slurm/jobs").exists() and not slurm("squeue", "-h")
+
+    def job(**settings: str) -> str:
+        result = bash(tasks(t0="sleep 60"), away, **{k: v for k, v in cluster.items() if k != "TIME"} | settings)
+        number = re.search(r"array job (\d+)", result.stdout)[1]
+        shown = slurm("scontrol", "show", "job", f"{number}_0")
+        slurm("scancel", "-u", str(os.getuid()))
+        wait_for(lambda: not slurm("squeue", "-h"), 30)
+        return shown
+    assert "TimeLimit=04:00:00" in job() and "TimeLimit=00:09:00" in job(TIME="9", SBATCH_TIMELIMIT="7")
+    shown = job(SBATCH_TIMELIMIT="7", SBATCH_GRES="gpu:2")
+    assert "TimeLimit=00:07:00" in shown and "gres:gpu:2" in shown
+    assert "gpu" not in job(GRES="none")
+
+
 def test_cancelled_half_is_submitted_again(
     tasks: Callable[..., str], slurm: Callable[..., str], cluster: dict[str, str], away: Path
 ) -> None:
