@@ -45,7 +45,11 @@ environment_only() {
 }
 
 # absolute PATH: relative to the caller's working directory.
-absolute() { if [[ $1 == /* ]]; then echo "$1"; else echo "$PWD/$1"; fi; }
+absolute() {
+    local path=$1
+    [[ $path == /* ]] || path=$PWD/$path
+    echo "${path%/}"
+}
 
 # check_choice NAME "ALLOWED ..." VALUE...
 check_choice() {

@@ -18,7 +18,7 @@ if (($# != 1)) || [[ $1 == -h || $1 == --help ]]; then
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
     (($# == 1)) && exit 0 || exit 2
 fi
-results=$(absolute "${1%/}")
+results=$(absolute "$1")
 [[ -e $results/tasks.sh ]] || die "RESULTS: no tasks.sh in $1; a sweep writes it"
 check_launch auto
 new_tasks "$results"

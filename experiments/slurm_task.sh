@@ -21,17 +21,19 @@ trap 'terminated=true; forward TERM' TERM
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 main() {
-    local list=$1 task=$(($2 + SLURM_ARRAY_TASK_ID)) code=75 restarts=${SLURM_RESTART_COUNT:-0}
+    local list=$1 task=$(($2 + SLURM_ARRAY_TASK_ID)) code=75 restarts=${SLURM_RESTART_COUNT:-0} command
     local job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID told=false tenths
     new_tasks "${list%/logs/slurm/*}"
     load_tasks "$list"
     [[ -n ${task_lines[task]:-} ]] || die "$list has no task $task"
+    command=${task_lines[task]}
+    ((restarts == 0)) || command=${command/ --force/} # it began anew once, now it goes on
     export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
     echo "$(date '+%F %T') ${task_labels[task]} on $(uname -n), GPU ${CUDA_VISIBLE_DEVICES:-none}, restart $restarts"
-    echo "--- $(date '+%F %T') job $job on $(uname -n): ${task_lines[task]}" >>"$(log_of "$task")"
+    echo "--- $(date '+%F %T') job $job on $(uname -n): $command" >>"$(log_of "$task")"
     note_status "$task" "running on $(uname -n) as job $job"
     if [[ -z $asked ]]; then
-        bash -c "exec ${task_lines[task]}" </dev/null >>"$(log_of "$task")" 2>&1 &
+        bash -c "exec $command" </dev/null >>"$(log_of "$task")" 2>&1 &
         pid=$!
         while :; do
             asked=""

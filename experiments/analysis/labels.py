@@ -160,9 +160,8 @@ def format_table(train: Grid, test: Grid, limits: Thresholds, width: int = 100) 
         f"of II   {counts.two_high_error} with high test error (the paper's II), "
         f"{counts.two_low_error} with low test error (unnamed)",
     ]
-    if train.diverged.any():
-        runs = int(train.diverged.sum())
-        lines.append(f"*       with diverged runs ({runs} in all): the mean of the finite values")
+    if (diverged := np.maximum(train.diverged, test.diverged)).any():
+        lines.append(f"*       with diverged runs ({diverged.sum()} in all): the mean of the finite values")
     return "\n".join(lines)
 
 

@@ -9,7 +9,8 @@ the seed mean v passes from low (v <= T) to high. Between the neighbours x0 (low
     x0 + (x1 - x0) (log T - log v0) / (log v1 - log v0),
 
 the rule of `boundaries.level_set`, whose curve crosses the row at the same place. The interval is the
-percentile bootstrap over seeds.
+percentile bootstrap over seeds at a fixed T: where T is a percentile of the same runs, what T itself owes to
+the seeds is not in it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Position:
     """The boundary in one row of a map.
 
     `position`, `low` and `high` are physical values, or column indices where `unit` is "index". They are
-    inf ("above": every cell up to the last is low) or -inf ("below": every cell is high) where the
-    boundary lies outside the grid, and NaN where there is nothing to say.
+    inf ("above": the row ends low and never goes up on the way) or -inf ("below": every cell is high) where
+    the boundary lies outside the grid, and NaN where there is nothing to say. A row that begins high and ends
+    low has the other side of a region as its only crossing: `position` inf, `crossings` 1.
     """
 
     model: str
@@ -50,7 +52,7 @@ class Position:
     high: float
     confidence: float
     censored: str  # "", "below" or "above"
-    crossings: int  # changes of side along the row, both ways: 1 where it is monotone
+    crossings: int  # changes of side along the row, both ways
     between: tuple[AxisValue, AxisValue] | None  # the physical values on both sides; None if censored
     skipped: int  # missing cells between the two: the crossing is that much less certain
     seeds: int  # the fewest that a cell of the row has (cells without any left out)
@@ -72,9 +74,10 @@ def boundary_positions(
 ) -> list[Position]:
     """Return the boundary of one map, one position a data amount, least data first.
 
-    Interpolation is in log(metric) where the threshold and every finite run are positive, else linear; it
-    is linear in the physical value, or in the column index where a value of the axis is text. A cell with
-    a seed that is not finite is high and stands one data range above the others, as in `level_set`.
+    Interpolation is in log(metric) where the threshold and every finite run are positive, else linear
+    (`level_set` asks it of the means alone); it is linear in the physical value, or in the column index where
+    a value of the axis is text. A cell with a seed that is not finite is high and stands one data range above
+    the others, as in `level_set`.
 
     A seed gives the initial weights of all cells, so neighbouring cells go up and down together, and a
     resample draws the seeds of a whole row at once. Only where cells of a row hold different seeds does
@@ -217,7 +220,9 @@ def _end(value: float) -> str:
 
 def _note(one: Position) -> str:
     notes = []
-    if one.crossings > 1 or (one.crossings and one.censored):
+    if one.crossings and one.censored:
+        notes.append("begins high and ends low")
+    elif one.crossings > 1:
         notes.append("not monotone")
     if one.skipped:
         notes.append(f"{one.skipped} missing between {' and '.join(map(labels.axis_text, one.between or ()))}")

@@ -6,7 +6,8 @@
 
 The t-test assumes normal differences; the sign-flip test only that they are symmetric about 0 where there
 is no effect, for which few pairs pay: it cannot give less than 2^(1-k). Of the cells that are called
-significant at an adjusted 0.05, a share of 0.05 at most is expected to be so by chance.
+significant at an adjusted 0.05, a share of 0.05 at most is expected to be so by chance. This is proved for
+tests that are independent or positively dependent; cells that share seeds are taken for the latter.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def sign_flip(d: np.ndarray) -> float:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the least p that `sign_flip` can give; NaN without pairs."""
-    return 2.0 ** (1 - pairs) if pairs else math.nan
+    """Return the least p that `sign_flip` can give; NaN where it gives none."""
+    return 2.0 ** (1 - pairs) if 0 < pairs <= MOST_PAIRS else math.nan
 
 
 def adjust(ps: np.ndarray) -> np.ndarray:

@@ -235,6 +235,8 @@ def test_table_and_rows_of_positions() -> None:
     ]  # fmt: skip
     assert rows[0]["position"] == pytest.approx(17.5) and rows[0]["skipped"] == 1 and "between" not in rows[0]
     assert positions.format_table([]) == "no boundary: no finished run"
+    falls = positions.format_table(find(make_runs("lbfgs", [[[10.0], [0.1], [0.1]]])))  # monotone, but downwards
+    assert "begins high and ends low" in falls and "not monotone" not in falls
 
 
 # thresholds and quadrants

@@ -95,6 +95,19 @@ def start_requeued(slurm: Callable[..., str], waiting: dict[str, float]) -> None
                 slurm("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
+def test_restarted_task_does_not_begin_anew(away: Path) -> None:
+    (away / "out/logs/slurm").mkdir(parents=True)
+    (away / "out/logs/slurm/a.tasks").write_text("true  # other\nbash -c 'echo got $*' x --force --lr 1  # mine\n")
+    said = []
+    for restart in ("0", "1"):
+        job = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "0", "SLURM_CPUS_PER_TASK": "1"}
+        result = bash(SCRIPTS / "slurm_task.sh", away, str(away / "out/logs/slurm/a.tasks"), "1",
+                      SLURM_RESTART_COUNT=restart, **job)
+        assert result.returncode == 0, result.stdout
+        said.append((away / "out/logs/mine.log").read_text().splitlines()[-1])
+    assert said == ["got --force --lr 1", "got --lr 1"]
+
+
 FINISH = "echo '{}' >$run/metrics.json"
 
 
