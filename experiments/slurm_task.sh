@@ -35,6 +35,7 @@ main() {
     if [[ -z $asked ]]; then
         bash -c "exec $command" </dev/null >>"$(log_of "$task")" 2>&1 &
         pid=$!
+        [[ -z $asked ]] || forward "$asked" # it came while there was nobody to tell
         while :; do
             asked=""
             wait "$pid" && code=0 || code=$?
