@@ -98,12 +98,13 @@ submit() {
 }
 
 submit_tasks() {
-    local folder=$RESULTS/logs/slurm list label job task first=0 count limit previous="" name=${RESULTS##*/} code=0
+    local folder=$RESULTS/logs/slurm list label job task first=0 count limit previous="" name=${RESULTS##*/} code=0 in_queue
     local -a pending wanted=() resources jobs=() options
     local -A queued=()
     mkdir -p -- "$folder" || die "OUTDIR: cannot write $folder"
     mapfile -t pending < <(pending_tasks)
-    while IFS=$'\t' read -r label job; do queued[$label]=$job; done < <(tasks_in_queue)
+    in_queue=$(tasks_in_queue) || return 2
+    while IFS=$'\t' read -r label job; do [[ -z $label ]] || queued[$label]=$job; done <<<"$in_queue"
     for task in "${pending[@]}"; do
         job=${queued[${task_labels[task]}]:-}
         if [[ -z $job ]]; then wanted+=("$task"); elif [[ " ${jobs[*]} " != *" $job "* ]]; then jobs+=("$job"); fi

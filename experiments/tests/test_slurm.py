@@ -196,6 +196,11 @@ def test_cancelled_half_is_submitted_again(
     assert status(away / "out", cluster)[0] == 75
     nothing = bash(text, away, **cluster)
     assert "4 tasks: 0 done, 4 in the queue, 0 to submit" in nothing.stdout and "array job" not in nothing.stdout
+    (away / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    (away / "squeue").chmod(0o755)
+    blind = bash(text, away, PATH=f"{away}:{os.environ['PATH']}", **cluster)  # better nothing than all of it twice
+    assert blind.returncode == 2 and "error: squeue does not tell what is queued" in blind.stdout
+    assert "array job" not in blind.stdout
     (away / "go").touch()
     wait_for(lambda: status(away / "out", cluster)[0] == 0, 60)
     # t1 twice, the others once: nothing ran beside itself
