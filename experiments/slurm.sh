@@ -75,7 +75,7 @@ tasks_in_queue() {
     local -A present=()
     [[ -s $folder/jobs ]] || return 0
     queue=$(timeout 60 squeue -h -r -u "$(id -un)" -o '%F_%K') || die "squeue does not tell what is queued; try again"
-    while read -r k; do present[$k]=1; done <<<"$queue"
+    while read -r k; do [[ -z $k ]] || present[$k]=1; done <<<"$queue"
     while read -r job first count list; do
         labels=()
         for ((k = 0; k < count; k++)); do
