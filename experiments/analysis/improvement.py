@@ -1,6 +1,6 @@
 """Relative improvement of one strategy over another (paper, Eq. 23 and Figure 4), cell by cell.
 
-    Delta = 100 (base - method) / base,   in %: positive where the method is better, at most 100
+    Delta = 100 (base - method) / base,   in %: positive where the method is better, at most 100 (values from 0 up)
 
 over the seeds that both have in the cell. Two readings of the seed average (they differ much where the
 seeds do): the ratio of means, 100 (mean base - mean method) / mean base, which is Eq. 23 to the letter,

@@ -166,8 +166,9 @@ def test_censored_resamples_are_counted() -> None:
     assert (lost.share_below, lost.share_above) == pytest.approx((0.75, 0.25), abs=0.01)
 
 
-def test_seeds_of_a_row_are_drawn_together_unless_cells_have_different_ones() -> None:
-    # log10: seed 0 has (-1, 1), seed 1 (-3, 3). Drawn together all cross in the middle; apart, from 1/4 to 3/4.
+def test_seeds_of_a_row_are_drawn_together_and_a_cell_takes_those_that_it_has() -> None:
+    # log10: seed 0 has (-1, 1), seed 1 (-3, 3): all draws cross in the middle. Where the second cell has the pair of
+    # seeds 1 and 2 instead, one draw can be seed 0 in the first and seed 2 in the second: from 1/4 to 3/4.
     values = np.array([[[0.1, 0.001, NAN], [10.0, 1000.0, NAN]], [[0.1, 0.001, NAN], [NAN, 10.0, 1000.0]]])
     together, apart = find(make_runs("lbfgs", values), confidence=0.99)
     means = [[math.log10(np.mean([x, y])) for x, y in pairs] for pairs in [
@@ -178,6 +179,16 @@ def test_seeds_of_a_row_are_drawn_together_unless_cells_have_different_ones() ->
     assert (apart.low, apart.high) == pytest.approx((1 / 4, 3 / 4))
     assert (where.min(), where.max()) == pytest.approx((1 / 4, 3 / 4))
     assert (together.seeds, apart.seeds) == (2, 2)
+
+
+def test_a_missing_run_elsewhere_in_the_row_leaves_an_interval_as_it_is() -> None:
+    rng = np.random.default_rng(6)
+    values = np.exp(rng.normal(np.array([-4, -1, 1, 4, 4])[:, None], 0.5, (1, 5, 3)))
+    holed = values.copy()
+    holed[0, 4, 2] = NAN
+    whole, part = (find(make_runs("lbfgs", cells))[0] for cells in (values, holed))
+    assert (part.low, part.high) == (whole.low, whole.high) and whole.low < whole.position < whole.high
+    assert (whole.seeds, part.seeds) == (3, 2)
 
 
 def test_coverage_on_a_gaussian_model() -> None:
