@@ -21,8 +21,8 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,6 +56,15 @@ BASES = ("lbfgs", "switch")
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The strategies of one system at common thresholds: the wins as text and rows, and the pairs as rows."""
+
+    text: str
+    wins: list[figure_tables.Row]
+    pairs: list[figure_tables.Row]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a figure is drawn from: its maps and, for each, what is expected; Figure 4 has pairs instead of maps."""
 
@@ -64,6 +73,7 @@ class Plan:
     maps: list[RegimeMap]
     common: list[RegimeMap]  # the same maps at common thresholds, in a figure that compares strategies
     pairs: list[Pair]
+    compared: list[Compared]
 
     @property
     def drawable(self) -> bool:
@@ -97,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with style.in_print():
                     _write(plan, runs, args)
             except OSError as error:
-                parser.error(f"--out: cannot write {error.filename}: {error.strerror}")
+                parser.error(f"--out: cannot write into {args.out}: {error.strerror}")
         else:
             print("  nothing to draw")
     return 0 if any(plan.drawable for plan in plans) else 1
@@ -155,7 +165,7 @@ def _load(args: argparse.Namespace, parser: _Parser) -> list[Run]:
             except (ValueError, OSError) as error:
                 parser.error(f"--results: {table} is not a table of runs: {error}")
         print(f"{path}: {len(found)} runs{notes}")
-        runs += found
+        runs += [replace(run, path=f"{table if not notes else path}: {run.path}") for run in found]
     return runs
 
 
@@ -179,11 +189,31 @@ def _plan(
             )
             for k in range(0, len(known), 2)
         ]
-        return Plan(spec, known, [], [], pairs)
+        return Plan(spec, known, [], [], pairs, [])
     common: Choice = args.thresholds
     if not isinstance(common, Thresholds):
         common = "common table5" if common == "table5" else "common"
-    return Plan(spec, known, prepare(args.thresholds), prepare(common) if spec.compares else [], [])
+    maps = prepare(args.thresholds)
+    if not spec.compares:
+        return Plan(spec, known, maps, [], [], [])
+    alike = prepare(common)
+    systems = [alike[k : k + spec.columns] for k in range(0, len(alike), spec.columns)]
+    return Plan(spec, known, maps, alike, [], [one for system in systems if (one := _compare(system, runs))])
+
+
+def _compare(maps: Sequence[RegimeMap], runs: list[Run]) -> Compared | None:
+    """Compare the strategies of one system; None where there are no two, or no thresholds."""
+    where = {"model": maps[0].panel.model, "system": maps[0].panel.system}
+    names = [one.panel.strategy for one in maps if not one.empty]
+    if len(names) < 2 or not math.isfinite(maps[0].limits.train):
+        return None
+    wins = paired.win_counts(runs, **where, limits=maps[0].limits, strategies=names)
+    first = thresholds.reference_strategy(names)
+    rows = [
+        row for second in names if second != first for metric in labels.METRICS
+        for row in paired.csv_rows(paired.compare(runs, metric, **where, first=first, second=second))
+    ]  # fmt: skip
+    return Compared(paired.format_wins(wins), paired.wins_csv_rows(wins), rows)
 
 
 def _list(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
@@ -199,7 +229,8 @@ def _list(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
         print("  the missing runs are made by")
         print("\n".join(f"    {line}" for line in commands))
         if args.results:
-            print(f"  into {EXPERIMENTS.parent / 'results'} (or OUTDIR), a folder to name in --results too")
+            print(f"  into folders below {EXPERIMENTS.parent / 'results'}, to be named in --results (no run may come "
+                  "twice), or with OUTDIR=FOLDER into one that is named, which gets only what it lacks")  # fmt: skip
 
 
 def _write(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
@@ -211,15 +242,19 @@ def _write(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
 
     def table(rows: list[figure_tables.Row], name: str) -> None:
         path = out(f"{name}.csv")
-        figure_tables.write(rows, path)
-        written.extend([path] * bool(rows))
+        if rows:
+            figure_tables.write(rows, path)
+            written.append(path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier call: it would not be of this picture
 
     if plan.pairs:
         for reading in improvement.READINGS:
             name = "" if reading == "ratio_of_means" else f"_{reading}"
             written += style.save(figure_improvement.draw(plan.pairs, reading), out(name), args.dpi)
         table(figure_tables.improvements(plan.pairs), "")
-        table(figure_tables.vertices([pair.base for pair in plan.pairs], args.perturbation), "_boundaries")
+        rows = figure_tables.vertices([pair.base for pair in plan.pairs])
+        table([row for row in rows if not row["shift"]], "_boundaries")  # those that are drawn
     for name, maps in (("", plan.maps), ("_common", plan.common)):
         if maps:
             figure = figure_maps.draw(plan.spec, maps, perturbation=args.perturbation)
@@ -227,38 +262,17 @@ def _write(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
             table(figure_tables.cells(maps), name)
             table(figure_tables.vertices(maps, args.perturbation), f"{name}_boundaries")
     if plan.common:
-        _compare(plan, runs, args.dpi, out, written, table)
+        columns = plan.spec.columns
+        systems = [plan.common[k : k + columns] for k in range(0, len(plan.common), columns)]
+        found = [figure_positions.find(maps, runs) for maps in systems]
+        written += style.save(figure_positions.draw(found), out("_positions"), args.dpi)
+        lines = [line for one in found for by_name in one.found.values() for line in by_name.values()]
+        table([row for line in lines for row in positions.csv_rows(line)], "_positions")
+        for one in plan.compared:
+            print("\n" + one.text + "\n")
+        table([row for one in plan.compared for row in one.wins], "_wins")
+        table([row for one in plan.compared for row in one.pairs], "_paired")
     print("  wrote " + ", ".join(path.name for path in written) + f" into {args.out}")
-
-
-def _compare(
-    plan: Plan, runs: list[Run], dpi: float, out: Callable[[str], Path], written: list[Path],
-    table: Callable[[list[figure_tables.Row], str], None],
-) -> None:  # fmt: skip
-    """Write what compares the strategies of each system: positions, wins and pairs."""
-    columns = plan.spec.columns
-    systems = [plan.common[k : k + columns] for k in range(0, len(plan.common), columns)]
-    found = [figure_positions.find(maps, runs) for maps in systems]
-    written += style.save(figure_positions.draw(found), out("_positions"), dpi)
-    lines = [line for one in found for by_name in one.found.values() for line in by_name.values()]
-    table([row for line in lines for row in positions.csv_rows(line)], "_positions")
-    wins, pairs = [], []
-    for maps in systems:
-        where = {"model": maps[0].panel.model, "system": maps[0].panel.system}
-        names = [one.panel.strategy for one in maps if not one.empty]
-        if len(names) < 2 or not math.isfinite(maps[0].limits.train):
-            continue
-        rows = paired.win_counts(runs, **where, limits=maps[0].limits, strategies=names)
-        print("\n" + paired.format_wins(rows) + "\n")
-        wins += paired.wins_csv_rows(rows)
-        first = thresholds.reference_strategy(names)
-        for second in names:
-            if second != first:
-                for metric in labels.METRICS:
-                    cells = paired.compare(runs, metric, **where, first=first, second=second)
-                    pairs += paired.csv_rows(cells)
-    table(wins, "_wins")
-    table(pairs, "_paired")
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(f"RESULTS: {error}")
     out: Path = args.out or results.root / "report.html"
+    if out.is_dir():
+        parser.error(f"--out: cannot write {out}: it is a folder")
     try:
         with collect.atomic(out) as temporary:
             temporary.touch()  # before the work, which takes seconds
-            if out.is_dir():
-                raise IsADirectoryError(None, "it is a folder", str(out))
             from analysis.report import document  # here, because what draws takes long to import
 
             temporary.write_text(document.write(results), encoding="utf-8")

@@ -133,8 +133,9 @@ def parse_run(text: str, path: str) -> Run:
     """Read the text of one `metrics.json`.
 
     Raises:
-        ValueError: not strict JSON (NaN and Infinity included), another schema, or a key is missing
-            or of the wrong type; the message says which.
+        ValueError: not strict JSON (NaN and Infinity included), another schema, or a key is missing,
+            of the wrong type or too large for a number; the message says which.
+        RecursionError: lists or objects are nested hundreds deep.
     """
     data = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(data, dict):
@@ -150,15 +151,14 @@ def parse_run(text: str, path: str) -> Run:
         }
         numbers = {key: _number(data[key]) for key in NUMBERS[:2]}
         seed = int(data["seed"])
+        numbers |= {key: _number(data.get(key)) for key in NUMBERS[2:]}
+        metrics = _flatten(data.get("metrics") or {})
     except KeyError as error:
         raise ValueError(f"key {error} is missing") from None
-    except TypeError as error:
+    except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"a key has the wrong type: {error}") from None
-    numbers |= {key: _number(data.get(key)) for key in NUMBERS[2:]}
-    return Run(
-        **names, **axes, **numbers, seed=seed, path=path,
-        stop_reason=str(data.get("stop_reason") or ""), metrics=_flatten(data.get("metrics") or {}),
-    )  # fmt: skip
+    stop_reason = str(data.get("stop_reason") or "")
+    return Run(**names, **axes, **numbers, seed=seed, path=path, stop_reason=stop_reason, metrics=metrics)
 
 
 def collect(results: Path) -> Collection:
@@ -187,7 +187,7 @@ def collect(results: Path) -> Collection:
             try:
                 text = (Path(folder) / "metrics.json").read_text(encoding="utf-8")
                 found.runs.append(parse_run(text, path))
-            except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
+            except (ValueError, OSError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
                 unreadable(f"{path}/metrics.json", error)
         elif "config.json" in files:
             found.unfinished.append(path)
@@ -210,14 +210,22 @@ def read_csv(path: Path) -> list[Run]:
     """Read back what `write_csv` wrote, so that a map can be redrawn without the run folders.
 
     Raises:
-        ValueError: a column is missing or a number is unreadable.
+        ValueError: a column is missing, or a line cannot be read; the message says which.
     """
+    runs = []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"columns are missing: {', '.join(missing)}")
-        return [_run_from_row(row) for row in reader]
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError("more or fewer cells than the heading")
+                runs.append(_run_from_row(row))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from None
+    return runs
 
 
 def groups(runs: Iterable[Run]) -> list[tuple[str, str, str]]:

@@ -136,7 +136,7 @@ def draw(spec: FigureSpec, maps: Sequence[RegimeMap], *, perturbation: str | Non
             name = labels.METRICS[metric]
             figure.text(0.09 / size[0], (y + height / 2) / size[1], name[:1].upper() + name[1:], rotation=90,
                         ha="center", va="center", weight="bold")  # fmt: skip
-    _draw_key(figure, maps)
+    _draw_key(figure, maps, perturbation)
     return figure
 
 
@@ -151,8 +151,7 @@ def _draw_map(
             panels.draw_nothing(axes, grid, "\n".join(lines), PRINT)
     else:
         curves = panels.boundary_curves(one.train, one.test, one.limits)
-        reading = perturbation if one.limits.train_percentile is not None else "value"
-        _, moved = panels.perturbed(curves, reading)
+        _, moved = panels.perturbed(curves, perturbation if one.limits.train_percentile is not None else "value")
         regimes = labels.label_cells(one.train, one.test, one.limits)
         for axes, own, thin in zip(pair, curves, moved):
             panels.draw_panel(axes, own, curves, thin, regimes, PRINT)
@@ -163,13 +162,15 @@ def _draw_map(
     pair[1].set_xlabel(_x_label(one, width))
 
 
-def _draw_key(figure: Figure, maps: Sequence[RegimeMap]) -> None:
+def _draw_key(figure: Figure, maps: Sequence[RegimeMap], perturbation: str | None) -> None:
     """Draw what the lines, numerals, hatches and colours mean below the panels, in columns."""
     shown = [one for one in maps if not one.empty]
+    by_value = perturbation == "value" or any(one.limits.train_percentile is None for one in shown)
     handles: list[Artist] = [
         Line2D([], [], **style.TRAIN, linewidth=PRINT.thick, label="training boundary, loss = $T_{train}$"),
         Line2D([], [], **style.TEST, linewidth=PRINT.thick, label="test boundary, error = $T_{test}$"),
-        Line2D([], [], color="black", linewidth=PRINT.thin, label="the panel's own at ±20 %"),
+        Line2D([], [], color="black", linewidth=PRINT.thin, 
+               label=f"the panel's own, {'threshold' if by_value else 'percentile'} ±20 %"),
     ]
     handles += [Line2D([], [], linestyle="", label=f"{name}: {meaning}") for name, meaning in labels.NAMES.items()]
     if any(one.empty or (one.train.count == 0).any() for one in maps):
@@ -225,11 +226,14 @@ def _limits(panel: Panel, runs: Sequence[Run], train: Grid, test: Grid, choice: 
     if choice == "percentile":
         return thresholds.from_percentiles(train, test)
     rivals = [run for run in runs if (run.model, run.system) == (panel.model, panel.system)]
+    source = "table5" if "table5" in choice else "percentile"
     maps = [_grids(rivals, strategy) for strategy in sorted({run.strategy for run in rivals})]
     maps = [pair for pair in maps if all(np.isfinite(grid.values).any() for grid in pair)]
+    if source == "table5":
+        maps = [pair for pair in maps if (panel.model, panel.system, pair[0].strategy) in thresholds.TABLE5]
     if not maps:
-        return Thresholds(math.nan, math.nan, "no strategy has a finite cell")
-    return thresholds.common(maps, source="table5" if "table5" in choice else "percentile")
+        return Thresholds(math.nan, math.nan, "no strategy to take them from")
+    return thresholds.common(maps, source=source)
 
 
 def _source(limits: Thresholds) -> str:

@@ -5,8 +5,8 @@
 
 A row a model, training boundary at the left, test boundary at the right, all strategies at one common pair of
 thresholds. Bars are bootstrap intervals over seeds; a hollow dot is the first of several crossings. A boundary beyond
-the grid is a triangle in the strip outside it: above, the strategy is low up to the last value; below, it is high
-throughout.
+the values that were run is a triangle past the outermost of them, in the strip outside the grid where all were run:
+above, the strategy is low up to the last value; below, it is high throughout.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Positions:
     physical_name: str
     data_name: str
     found: dict[str, dict[str, list[Position]]]
+    # strategy -> data amount -> the columns of `physical` that were run, from the first to the last
+    ran: dict[str, dict[AxisValue, list[int]]]
 
 
 def find(maps: Sequence[RegimeMap], runs: Sequence[Run]) -> Positions:
@@ -59,17 +61,20 @@ def find(maps: Sequence[RegimeMap], runs: Sequence[Run]) -> Positions:
         raise ValueError("boundaries are compared for one system at common thresholds")
     where = {"model": first.panel.model, "system": first.panel.system}
     found: dict[str, dict[str, list[Position]]] = {metric: {} for metric in labels.METRICS}
+    ran = {}
     for one in maps:
+        columns = np.array([physical.index(value) for value in one.train.physical], int)
+        rows = zip(one.train.data, one.train.count > 0)
+        ran[one.panel.strategy] = {amount: columns[row].tolist() for amount, row in rows if row.any()}
         if not one.empty and math.isfinite(one.limits.train):
             for metric, level in zip(labels.METRICS, (one.limits.train, one.limits.test)):
                 name = one.panel.strategy
                 own = boundary_positions(runs, metric, level, **where, strategy=name)
-                there = one.train.count.any(axis=0)
-                columns = [physical.index(x) for x, any_run in zip(one.train.physical, there) if any_run]
-                found[metric][name] = [_on_columns(p, columns) for p in own]
+                there = columns[one.train.count.any(axis=0)].tolist()
+                found[metric][name] = [_on_columns(p, there) for p in own]
     shown = next((one for one in maps if not one.empty), first).train
     return Positions(**where, limits=first.limits, physical=physical, physical_name=shown.physical_name,
-                     data_name=shown.data_name, found=found)  # fmt: skip
+                     data_name=shown.data_name, found=found, ran=ran)  # fmt: skip
 
 
 def _on_columns(one: Position, columns: Sequence[int]) -> Position:
@@ -123,26 +128,29 @@ def _draw_lines(axes: Axes, one: Positions, strategies: dict[str, list[Position]
     low, high = float(ticks[0]), float(ticks[-1])
     strip = STRIP * ((high - low) or 1.0)
 
-    def place(value: float) -> float:
-        return min(max(value, low - strip), high + strip)
+    def place(value: float, row: Sequence[int]) -> float:
+        return min(max(value, float(ticks[row[0]]) - strip), float(ticks[row[-1]]) + strip)
 
     for k, (name, found) in enumerate(strategies.items()):
         color = style.COLORS[name]
         x = np.array([data.index(p.data_value) for p in found]) + 0.09 * (k - (len(strategies) - 1) / 2)
-        y = np.array([place(p.position) for p in found])
-        axes.plot(x, y, color=color, linewidth=0.9, zorder=2)
-        for at, height, p in zip(x, y, found):
+        ran = [one.ran[name][p.data_value] for p in found]
+        y = np.array([place(p.position, row) for p, row in zip(found, ran)])
+        axes.plot(x, y, color=color, linestyle=style.LINES.get(name, "-"), linewidth=0.9, zorder=2)
+        for at, height, p, row in zip(x, y, found, ran):
             marker = {"above": "^", "below": "v"}.get(p.censored, "o")
             inside = "white" if p.crossings > 1 else color
             axes.plot(at, height, marker, color=color, markerfacecolor=inside, markersize=3, zorder=3)
             if not math.isnan(p.low):
-                axes.plot([at, at], [place(p.low), place(p.high)], color=color, linewidth=0.7, zorder=2)
+                axes.plot([at, at], [place(p.low, row), place(p.high, row)], color=color, linewidth=0.7, zorder=2)
     for edge, beyond in ((low, -1), (high, 1)):
         axes.axhspan(edge + 0.25 * beyond * strip, edge + 1.6 * beyond * strip, color="0.93", linewidth=0, zorder=0)
     axes.set(xlim=(-0.5, len(data) - 0.5), ylim=(low - 1.6 * strip, high + 1.6 * strip))
     axes.set_xticks(range(len(data)), [labels.axis_text(value) for value in data])
-    every = math.ceil(len(ticks) / 8)
-    chosen = list(ticks)[::-1][::every]
+    chosen: list[float] = []  # as many as fit, from the last one back
+    for value in reversed(ticks):
+        if not chosen or chosen[-1] - value >= 0.1 * (high - low):
+            chosen.append(value)
     names = dict(zip(ticks, map(labels.axis_text, one.physical)))
     axes.set_yticks(chosen, [names[value] for value in chosen])
     axes.grid(axis="y", linewidth=0.3, color="0.8")
@@ -151,20 +159,21 @@ def _draw_lines(axes: Axes, one: Positions, strategies: dict[str, list[Position]
 def _draw_key(figure: Figure, rows: Sequence[Positions]) -> None:
     names = dict.fromkeys(name for one in rows for found in one.found.values() for name in found)
     handles: list[Artist] = [
-        Line2D([], [], color=style.COLORS[name], marker="o", markersize=3, linewidth=0.9, label=labels.STRATEGIES[name])
+        Line2D([], [], color=style.COLORS[name], linestyle=style.LINES.get(name, "-"), linewidth=0.9, marker="o",
+               markersize=3, label=labels.STRATEGIES[name])
         for name in names
     ]
     handles += [Line2D([], [], linestyle="", label="")] * (len(handles) % 2)
     handles += [
         Line2D([], [], linestyle="", marker=marker, color="0.3", markersize=3, label=text)
-        for marker, text in (("^", "low up to the last value"), ("v", "high from the first value"))
+        for marker, text in (("^", "low up to the last value run"), ("v", "high from the first"))
     ]
     hollow = {"color": "0.3", "markerfacecolor": "white", "markersize": 3}
     handles.append(Line2D([], [], linestyle="", marker="o", label="the first of several crossings", **hollow))
     handles += [Line2D([], [], linestyle="", label="")] * (len(handles) % 2)
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.13 / figure.get_figheight()),
                   ncols=len(handles) // 2, frameon=False, borderaxespad=0, borderpad=0, labelspacing=0.2,
-                  columnspacing=1.2, handlelength=1.8)  # fmt: skip
+                  columnspacing=1.2, handlelength=2.8)  # fmt: skip
     found = [p for one in rows for by_name in one.found.values() for ps in by_name.values() for p in ps]
     if found:
         sources = dict.fromkeys(one.limits.source for one in rows if math.isfinite(one.limits.train))

@@ -246,7 +246,8 @@ def draw_scale(axes: Axes, low: float, high: float, levels: Sequence[tuple[float
 
     `levels` are marked on the bar where they lie on it: (value, line style).
     """
-    bar = axes.inset_axes((0.33, 1.05, 0.34, 0.055))
+    height = _points(axes)[1]
+    bar = axes.inset_axes((0.33, 1 + 3.5 / height, 0.34, 4.0 / height))
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=regime_colormap(), aspect="auto", extent=(0, 1, 0, 1))
     bar.set(xticks=(), yticks=(), xlim=(0, 1))
     ends = {"va": "center", "fontsize": style.SMALLEST, "transform": bar.transAxes}

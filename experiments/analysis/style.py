@@ -45,6 +45,8 @@ COLORS = {
     "alm_data": "#882255", "region_lbfgs": "#999933", "sphere_adam": "#332288", "sgd": "#000000",
     "adam_nncg": "#44AA99", "nncg_only": "#117733",
 }  # fmt: skip
+# Greens, greys and purples, and oranges, are alike to some readers and in grey print: dashes tell these apart.
+LINES = {"nncg": ":", "cl": "-.", "adam": "--", "ropinn": "--"}  # all others are solid
 OTHERS = cycler(color=["#AA4499", "#DDCC77", "#661100"])  # strategies that are not in COLORS
 
 TRAIN: Style = {"color": "black", "linestyle": "-"}

@@ -94,12 +94,13 @@ def results(tmp_path: Path) -> Path:
 def test_collect_sorts_runs_into_finished_unfinished_and_corrupt(
     results: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    put(results, "g/seed_0", "[" * 100_000)
     found = collect(results)
     assert [run.path for run in found.runs] == [
         "a/seed_0", "a/seed_1", "a/seed_2", "b/seed_0", "b/seed_1", "c/seed_0",
     ]  # fmt: skip
     assert found.unfinished == ["d/seed_0"]
-    assert [path for path, _ in found.corrupt] == ["e/seed_0/metrics.json", "f/seed_0/metrics.json"]
+    assert [path for path, _ in found.corrupt] == [f"{name}/seed_0/metrics.json" for name in "efg"]
     assert "NaN" in found.corrupt[0][1]
     assert "e/seed_0" in caplog.text and "f/seed_0" in caplog.text
     assert found.runs[4].status == "diverged" and math.isnan(found.runs[4].train_loss)
@@ -111,6 +112,8 @@ def test_collect_sorts_runs_into_finished_unfinished_and_corrupt(
         ({"schema": 2}, "schema"),
         ({"train_loss": "low"}, "not a number"),
         ({"physical": 5}, "wrong type"),
+        ({"metrics": [1]}, "wrong type"),
+        ({"train_loss": 10**400}, "too large"),
         ({"data": {"name": "n"}}, "'value' is missing"),
     ],
 )
@@ -137,6 +140,12 @@ def test_csv_keeps_every_digit_and_leaves_no_temporary_file(results: Path, tmp_p
     assert rows[4]["train_loss"] == "nan" and rows[0]["physical_value"] == "5"
     assert rows[-1]["train_loss"] == "0.30000000000000004"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.csv"]
+    heading, first, *_ = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    for line, message in (("PINN,PINN", "cells"), (first + ",1", "cells"), ("x" * 200_000, "field"),
+                          (first.replace("5", "five", 1).replace(",0,", ",zero,", 1), "zero")):  # fmt: skip
+        (tmp_path / "bad.csv").write_text("\n".join([heading, first, line]))
+        with pytest.raises(ValueError, match=f"^line [23]: .*{message}"):
+            read_csv(tmp_path / "bad.csv")
 
 
 def test_axis_values_sort_by_their_numbers() -> None:
@@ -407,6 +416,9 @@ def test_table_is_aligned_and_narrow(results: Path) -> None:
     assert (
         "of II   1 with high test error (the paper's II), 1 with low test error (unnamed)" in lines
     )
+    assert lines[-1] == "*       with diverged runs (2 in all): the mean of the finite values"
+    lost = labels.format_table(grid([[1.0, 1.0]]), grid([[1.0, np.inf]], "test_error"), thresholds.fixed(2.0, 2.0))
+    assert "diverged*" in lost and "with diverged runs (1 in all)" in lost
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

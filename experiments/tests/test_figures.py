@@ -148,10 +148,24 @@ def test_command_draws_what_exists_and_lists_the_rest(away: Path) -> None:
     assert limits["figure_3_common"]["alm"] == limits["figure_3"]["lbfgs"]
     improvement = rows_of(away / "out/figure_4.csv")
     assert {row["system"] for row in improvement} == {"convection"} and len(improvement) == 2 * 4 * 7
+    assert {row["shift"] for row in rows_of(away / "out/figure_4_boundaries.csv")} == {""}
+    assert {row["shift"] for row in rows_of(away / "out/figure_3_boundaries.csv")} == {"", "-20 %", "+20 %"}
     positions = rows_of(away / "out/figure_3_positions.csv")
     assert Counter(row["strategy"] for row in positions) == {name: 2 * 7 for name in EDGES}
     assert {row["threshold"] for row in positions if row["metric"] == "train_loss"} == {limits["figure_3"]["lbfgs"]}
     assert {row["second"] for row in rows_of(away / "out/figure_3_paired.csv")} == set(EDGES) - {"lbfgs"}
+
+
+def test_tables_of_an_earlier_call_do_not_stay(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(away)
+    write_csv(table("lbfgs", [[1.0, 2.0]]), Path("runs.csv"))
+    Path("out").mkdir()
+    for name in ("wins", "paired", "other"):
+        Path(f"out/figure_3_{name}.csv").write_text("of two strategies\n")
+    assert figures.main(["3", "--results", "runs.csv", "--scale", "smoke", "--out", "out", "--dpi", "30"]) == 0
+    found = {path.name for path in Path("out").glob("*.csv")}
+    names = ("", "_boundaries", "_common", "_common_boundaries", "_positions", "_other")
+    assert found == {f"figure_3{name}.csv" for name in names}
 
 
 def test_command_without_runs_still_lists_the_commands(away: Path) -> None:
@@ -170,7 +184,9 @@ def test_command_without_runs_still_lists_the_commands(away: Path) -> None:
         (["2", "--scale", "large"], "--scale: invalid choice"),
         (["2", "--results", "nowhere"], "--results: no such folder or results.csv: nowhere"),
         (["2", "--results", "text.csv"], "--results: text.csv is not a table of runs: columns are missing"),
-        (["2", "--results", "runs.csv", "runs.csv"], "--results: same cell and seed twice"),
+        (["2", "--results", "runs.csv", "runs.csv"], "--results: same cell and seed twice: runs.csv: "),
+        (["2", "--results", "short.csv"], "--results: short.csv is not a table of runs: line 2: more or fewer cells"),
+        (["3", "--results", "below.csv"], "--results: train_loss is negative in places"),
         (["2", "--thresholds", "high"], "--thresholds: 'high' is not one of percentile, common, table5"),
         (["2", "--thresholds", "common", "--perturbation", "percentile"], "--perturbation: percentile is allowed"),
         (["4", "--perturbation", "value"], "--perturbation: figure 4 has no"),
@@ -185,12 +201,15 @@ def test_bad_input_is_one_line_and_exit_code_two(
     monkeypatch.chdir(away)
     Path("text.csv").write_text("a,b\n")
     write_csv(table("lbfgs", [[1.0, 2.0]]), Path("runs.csv"))
+    write_csv(table("lbfgs", [[1.0, 2.0]]) + table("alm", [[1.0, -2.0]]), Path("below.csv"))
+    Path("short.csv").write_text(Path("runs.csv").read_text().splitlines()[0] + "\nPINN\n")
     with pytest.raises(SystemExit) as stop:
         figures.main([*arguments, *(["--scale", "smoke"] if "--scale" not in arguments else [])])
     said = capsys.readouterr()
     assert stop.value.code == 2 and said.err.count("\n") == 1
     assert said.err.startswith(f"figures.py: error: {named}"), said.err
-    assert sorted(path.name for path in away.iterdir()) == ["runs.csv", "text.csv"]
+    assert sorted(path.name for path in away.iterdir()) == [
+        "below.csv", "runs.csv", "short.csv", "text.csv"]  # fmt: skip
 
 
 def test_maps_command_with_common_thresholds(away: Path) -> None:

@@ -12,11 +12,11 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page
 from matplotlib.image import imread
 from shell import SCRIPTS
 
@@ -103,61 +103,6 @@ def messy(tmp_path: Path) -> Path:
 def report(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, SCRIPTS / "report.py", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-
-
-class Page(HTMLParser):
-    """The page as tables, {caption: rows of cell texts}, and what it may load; checks that elements close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tables: dict[str, list[list[str]]] = {}
-        self.resources: list[str] = []
-        self.scripts = 0
-        self.handlers: list[str] = []
-        self.images: list[dict[str, str]] = []
-        self._open: list[str] = []
-        self._rows: list[list[str]] = []
-        self._caption = ""
-        self.ids: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        if name not in page.VOID:
-            self._open.append(name)
-        values = dict(attributes)
-        self.resources += [values[key] or "" for key in ("src", "href", "action", "data") if key in values]
-        self.handlers += [key for key in values if key.startswith("on")]
-        self.ids += [values["id"]] if "id" in values else []
-        self.scripts += name == "script"
-        if name == "img":
-            self.images.append(values)
-        if name == "figure":
-            self._caption = ""
-        elif name == "table":
-            self._rows = []
-        elif name == "tr":
-            self._rows.append([])
-        elif name in ("td", "th"):
-            self._rows[-1].append("")
-
-    def handle_endtag(self, name: str) -> None:
-        assert self._open.pop() == name
-        if name == "table":
-            title = self._caption or " ".join(self._rows[0])
-            assert title not in self.tables or self._caption, f"two tables without a caption: {title}"
-            self.tables.setdefault(title, []).extend(self._rows)
-
-    def handle_data(self, text: str) -> None:
-        if "figcaption" in self._open:
-            self._caption += text
-        elif {"td", "th"} & set(self._open):
-            self._rows[-1][-1] += text
-
-    def table(self, start: str) -> list[list[str]]:
-        """Return the first table whose caption starts so."""
-        return next(rows for caption, rows in self.tables.items() if caption.startswith(start))
 
 
 def test_page_of_a_messy_folder(messy: Path, away: Path) -> None:
@@ -323,8 +268,9 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, away: Path) ->
         ([tmp_path / "none"], "RESULTS: no such folder or results.csv"),
         ([empty], "RESULTS: neither a run folder nor a tasks.sh"),
         ([tmp_path / "table.csv"], "RESULTS: "),
-        ([tmp_path / "short.csv"], "RESULTS: "),
+        ([tmp_path / "short.csv"], "line 2: more or fewer cells than the heading"),
         ([full, "--out", empty], "--out: cannot write"),
+        ([full, "--out", "."], "--out: cannot write .: it is a folder"),
         ([full, "--out", tmp_path / "table.csv/report.html"], "--out: cannot write"),
         ([full, "--title", "x"], "unrecognized arguments: --title"),
         ([], "required: RESULTS"),

@@ -135,7 +135,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _read_table(path: Path) -> Results:
     try:
         runs = collect.read_csv(path)
-    except (ValueError, TypeError, OSError) as error:  # TypeError: a row is shorter than the heading
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not a table written by maps.py: {error}") from None
     results = Results(path.parent, f"{path.resolve().parent.name}/{path.name}", is_table=True, runs=runs)
     results.ended = path.stat().st_mtime

@@ -128,7 +128,7 @@ def _caption(one: Map) -> str:
     system = one.train.system
     metrics = " and ".join(labels.metric_label(metric, system) for metric in labels.METRICS)
     return (f"{metrics[:1].upper()}{metrics[1:]}, means over seeds. Solid: training loss = T_train; dashed: test "
-            "error = T_test; thin: the threshold moved by ±20 %. Colours: 5th to 95th percentile of the panel."
+            "error = T_test; thin: its percentile moved by ±20 %. Colours: 5th to 95th percentile of the panel."
             )  # fmt: skip
 
 
