@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +142,9 @@ def _check(args: argparse.Namespace, numbers: Sequence[int], parser: _Parser) ->
         parser.error("--perturbation: figure 4 has no perturbed boundaries")
     if args.base and 4 not in numbers:
         parser.error("--base: goes with figure 4 only")
+    there = next(path for path in (args.out.absolute(), *args.out.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        parser.error(f"--out: cannot write into {args.out}")
 
 
 def _load(args: argparse.Namespace, parser: _Parser) -> list[Run]:

@@ -109,7 +109,11 @@ class Grid:
 
 
 def axis_value(value: Any) -> AxisValue:
-    """Return a swept value as a float, or as text: a range [1, 2.5] becomes "1-2.5"."""
+    """Return a swept value as a float, or as text: a range [1, 2.5] becomes "1-2.5".
+
+    Raises:
+        ValueError: the value is a number that is not finite.
+    """
     if isinstance(value, (list, tuple)):
         return "-".join(f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in value)
     if value is None:
@@ -118,7 +122,9 @@ def axis_value(value: Any) -> AxisValue:
         number = float(value)
     except (TypeError, ValueError):
         return str(value)
-    return number if math.isfinite(number) else str(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a swept value is {value!r}")
+    return number
 
 
 def axis_order(value: AxisValue) -> tuple[tuple[float, ...], str]:
@@ -213,7 +219,7 @@ def read_csv(path: Path) -> list[Run]:
         ValueError: a column is missing, or a line cannot be read; the message says which.
     """
     runs = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:

@@ -209,6 +209,16 @@ def win_counts(
     return sorted(rows, key=lambda row: list(regimes).index(row.regime))
 
 
+def significant(cells: Sequence[PairedCell]) -> tuple[int, int, int]:
+    """Return in how many cells the second strategy is better and worse at adjusted p < ALPHA, and how many have a p."""
+    tested = [cell for cell in cells if not math.isnan(cell.t_adjusted)]
+    sure = [cell for cell in tested if cell.t_adjusted < ALPHA]
+    # Failures may be on one side and the measured pairs on the other: then neither is better.
+    better = sum(max(cell.ratio, cell.measured_ratio) < 1 for cell in sure)
+    worse = sum(min(cell.ratio, cell.measured_ratio) > 1 for cell in sure)
+    return better, worse, len(tested)
+
+
 def format_table(cells: Sequence[PairedCell]) -> str:
     """Return the comparison as text, a line a cell with a pair, and what the number of seeds allows."""
     if not cells:
@@ -221,16 +231,13 @@ def format_table(cells: Sequence[PairedCell]) -> str:
             ps = (cell.t_p, cell.t_adjusted, cell.sign_flip_p, cell.sign_flip_adjusted)
             place = axis_text(cell.data_value), axis_text(cell.physical_value)
             rows.append((*place, str(cell.pairs), _number(cell.ratio, 3), *map(_number, ps), _failures(cell)))
-    tested = [cell for cell in cells if not math.isnan(cell.t_adjusted)]
-    # Failures may be on one side and the measured pairs on the other: then neither is better.
-    better = sum(cell.t_adjusted < ALPHA and max(cell.ratio, cell.measured_ratio) < 1 for cell in tested)
-    worse = sum(cell.t_adjusted < ALPHA and min(cell.ratio, cell.measured_ratio) > 1 for cell in tested)
+    better, worse, tested = significant(cells)
     most = max(cell.pairs for cell in cells)
     return "\n".join([
         f"{one.model} {one.system}, {labels.METRICS.get(one.metric, one.metric)}: {second} over {first} "
         "(ratio: geometric mean over paired seeds)",
         *align(rows),
-        f"of {len(tested)} cells with a t-test, {second} is better in {better} and worse in {worse} "
+        f"of {tested} cells with a t-test, {second} is better in {better} and worse in {worse} "
         f"at adjusted p < {ALPHA:g}; without a pair: {sum(not cell.pairs for cell in cells)} of {len(cells)} cells",
         _power_note(most),
     ])  # fmt: skip

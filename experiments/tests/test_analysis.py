@@ -153,6 +153,8 @@ def test_axis_values_sort_by_their_numbers() -> None:
     assert sorted(ranges, key=axis_order) == ["1-2.5", "2.5-5", "100-200"]
     assert sorted([20.0, 3.0, -1.0], key=axis_order) == [-1.0, 3.0, 20.0]
     assert axis_value([1.0, 2.5]) == "1-2.5" and axis_value("30") == 30.0
+    with pytest.raises(ValueError, match="a swept value is nan"):  # it would be a column beside the numbers
+        axis_value(math.nan)
 
 
 def test_grid_averages_all_seeds_and_shows_divergence(results: Path) -> None:

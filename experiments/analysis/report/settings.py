@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from analysis.collect import axis_order, axis_value
+from analysis.collect import axis_order
 from analysis.report import page
 from analysis.report.inputs import Results, map_name, sweep_folder
 from analysis.report.page import Cell, Content, Markup
@@ -73,7 +73,7 @@ def tables(groups: Groups, what: str) -> list[Markup]:
 
 
 def _cell(values: Counter[str]) -> Cell:
-    ordered = sorted(values, key=lambda text: axis_order(axis_value(text)))
+    ordered = sorted(values, key=axis_order)
     if len(ordered) > SHOWN:
         return Cell(f"{', '.join(ordered[:SHOWN - 1])}, … {ordered[-1]} ({len(ordered)} values)")
     return Cell(", ".join(ordered), kind="note" if ordered == [ABSENT] else "")

@@ -210,7 +210,8 @@ def _wins(chosen: Sequence[Map], reference: str, limits: Thresholds) -> Markup:
         f"Cells with the lowest seed mean, by regime of the {labels.STRATEGIES.get(reference, reference)} map; ties "
         f"are shared; in brackets those with an adjusted p < {ALPHA:g} against the runner-up (t-test of the logarithm "
         "over the shared seeds, Benjamini-Hochberg over the map). Bold: most wins. Incomplete: cells in which the "
-        "strategies share no seed; not counted."
+        "strategies share no seed; not counted. Regimes are chosen by the same runs of the reference: chance puts it "
+        "ahead where they are good, behind where they are bad."
     )
     verdicts = [page.paragraph(_verdict(found, metric)) for metric in labels.METRICS]
     return Markup(page.table(head, rows, caption, side=False) + "".join(verdicts))
@@ -237,10 +238,7 @@ def _paired(base: Map, others: Sequence[Map], limits: Thresholds) -> Markup:
         for metric in labels.METRICS:
             cells = paired.compare(runs, metric, **pair)
             tables.append(_cells(cells, labels.metric_label(metric, base.train.system)))
-            tested = [cell for cell in cells if not math.isnan(cell.t_adjusted)]
-            sure = [cell for cell in tested if cell.t_adjusted < ALPHA]
-            better = sum(cell.mean_log_ratio < 0 for cell in sure)
-            counts = better, len(sure) - better, len(tested), len(cells)
+            counts = *paired.significant(cells), len(cells)
             single.append([one.strategy, labels.METRICS[metric], *map(number, counts)])
             for regime, places in [*regimes.items(), (paired.WHOLE_MAP, None)]:
                 test = paired.pooled(runs, metric, **pair, cells=places)
@@ -252,11 +250,15 @@ def _paired(base: Map, others: Sequence[Map], limits: Thresholds) -> Markup:
     caption = (
         f"By regime of the {base.strategy} map. Ratio: geometric mean of strategy over {base.strategy}, below 1 where "
         "the strategy is better. p: two-sided, of each seed's mean log ratio over the cells, which share their seeds; "
-        "the sign-flip test is exact, and its p no smaller than the number of seeds allows."
+        "the sign-flip test is exact, and its p no smaller than the number of seeds allows. Not adjusted for "
+        "the number of tests."
     )
     pooled = page.table(head, rows, caption, sort=True, side=False)
     head = ["strategy", "metric", "better", "worse", "tested", "cells"]
-    caption = f"Cells that differ from {base.strategy} by themselves: t-test, p < {ALPHA:g} adjusted over the map."
+    caption = (
+        f"Cells that differ from {base.strategy} by themselves: t-test, p < {ALPHA:g} adjusted over the map. With few "
+        "seeds it rests on normal log ratios, which they cannot check."
+    )
     return page.render([pooled, page.table(head, single, caption, sort=True, side=False), *folds])
 
 
