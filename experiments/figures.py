@@ -1,6 +1,7 @@
 """The paper's figures of regimes, drawn from the runs that there are, with a list of the runs that are missing.
 
     python experiments/figures.py 3
+    python experiments/figures.py 3 --models PINN --strategies lbfgs alm mine
     python experiments/figures.py all --scale paper --thresholds table5 --out /tmp/figures
 
 Figures 1, 2, 3, 8, 9 and 10 are regime maps; 4 is the relative improvement of NNCG over L-BFGS (Eq. 23). Each is
@@ -21,6 +22,8 @@ import argparse
 import logging
 import math
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +51,7 @@ from analysis.collect import Run
 from analysis.expected import EXPERIMENTS, Expected
 from analysis.figure_improvement import Pair
 from analysis.figure_maps import Choice, RegimeMap
-from analysis.figure_specs import FIGURES, RESULTS, FigureSpec
+from analysis.figure_specs import FIGURES, RESULTS, FigureSpec, comparing
 from analysis.maps import number_in, threshold_choice
 from analysis.thresholds import Thresholds
 
@@ -98,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = _load(args, parser)
     asked: dict[tuple[str, str, str], Expected] = {}
     try:
-        plans = [_plan(FIGURES[number], runs, args, asked) for number in numbers]
+        specs = FIGURES | {3: comparing(args.models, args.strategies)}
+        plans = [_plan(specs[number], runs, args, asked) for number in numbers]
     except ValueError as error:
         parser.error(f"--results: {error}")
     for plan in plans:
@@ -129,6 +133,10 @@ def _build_parser() -> _Parser:
         "table5; or two numbers T_TRAIN,T_TEST")  # fmt: skip
     add("--perturbation", choices=boundaries.READINGS,
         help="what +-20 %% moves (default: the percentile if the thresholds have one)")  # fmt: skip
+    models = list(dict.fromkeys(panel.model for panel in FIGURES[3].panels))
+    add("--models", nargs="+", choices=models, default=[], help="rows of figure 3; default all")
+    add("--strategies", nargs="+", type=_strategy, default=[], metavar="NAME",
+        help="columns of figure 3, such as lbfgs alm mine; default: those of the paper")  # fmt: skip
     add("--base", choices=BASES, help="what NNCG is compared with in figure 4: the runs of L-BFGS (default), "
         "or its own at the switch from L-BFGS")  # fmt: skip
     add("--dpi", type=number_in(30, 1200), default=300.0, help="of the PNG; default 300")
@@ -142,9 +150,19 @@ def _check(args: argparse.Namespace, numbers: Sequence[int], parser: _Parser) ->
         parser.error("--perturbation: figure 4 has no perturbed boundaries")
     if args.base and 4 not in numbers:
         parser.error("--base: goes with figure 4 only")
+    if (args.models or args.strategies) and 3 not in numbers:
+        parser.error(f"--{'models' if args.models else 'strategies'}: goes with figure 3 only")
+    if len(set(args.strategies)) < len(args.strategies):
+        parser.error("--strategies: a name occurs twice")
     there = next(path for path in (args.out.absolute(), *args.out.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         parser.error(f"--out: cannot write into {args.out}")
+
+
+def _strategy(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a strategy, such as lbfgs")
+    return text
 
 
 def _load(args: argparse.Namespace, parser: _Parser) -> list[Run]:
@@ -280,4 +298,5 @@ def _write(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # figures.py ... | head
     sys.exit(main())

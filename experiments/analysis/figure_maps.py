@@ -28,10 +28,10 @@ from analysis.panels import PRINT
 from analysis.thresholds import Thresholds
 
 # Inches: margins, what stands above a panel (its scale, and its title over the upper of two), and below: tick labels,
-# then the lines of the axis label; last, the key.
-LEFT, RIGHT, TOP, TITLE, SCALE, BELOW, LINE, KEY = 0.8, 0.1, 0.02, 0.14, 0.17, 0.2, 0.115, 0.62
+# then the lines of the axis label; last, rows of the key and lines of the notes.
+LEFT, RIGHT, TOP, TITLE, SCALE, BELOW, LINE, KEY_ROW, NOTE = 0.8, 0.1, 0.02, 0.14, 0.17, 0.2, 0.115, 0.125, 0.1
 GAP, GAP_TICKS, GAP_LABEL = 0.08, 0.32, 0.56  # between columns: bare, with tick labels, with an axis label too
-WIDEST = 1.9  # of a panel
+WIDEST, NARROWEST = 1.9, 1.0  # of a panel
 
 UNSEEN = str.maketrans("", "", r"\${}_^")  # of a formula
 Choice = str | Thresholds  # percentile, common, table5, or two numbers
@@ -109,10 +109,15 @@ def draw(spec: FigureSpec, maps: Sequence[RegimeMap], *, perturbation: str | Non
     bands = [maps[k : k + spec.columns] for k in range(0, len(maps), spec.columns)]
     gaps = [0.0] + [max(_gap(band[k - 1], band[k]) for band in bands if k < len(band)) for k in range(1, spec.columns)]
     width = min(WIDEST, (style.WIDTH - LEFT - RIGHT - sum(gaps)) / spec.columns)
+    if spec.columns > 5:  # more than the paper has: wider than the page
+        width = max(width, NARROWEST)
     height = 0.78 * width
     below = BELOW + LINE * max(_x_label(one, width).count("\n") + 1 for one in maps)
     band_height = TITLE + 2 * SCALE + 2 * height + below
-    size = LEFT + RIGHT + sum(gaps) + spec.columns * width, TOP + len(bands) * band_height + KEY
+    wide = LEFT + RIGHT + sum(gaps) + spec.columns * width
+    handles, ncols, notes = _key(maps, perturbation, wide)
+    key = KEY_ROW * (len(handles) // ncols) + NOTE * (notes.count("\n") + 1) + 0.06
+    size = wide, TOP + len(bands) * band_height + key
     figure = Figure(figsize=size)
 
     def frame(x: float, y: float) -> Axes:
@@ -126,7 +131,8 @@ def draw(spec: FigureSpec, maps: Sequence[RegimeMap], *, perturbation: str | Non
             x += gaps[k]
             pair = frame(x, top), frame(x, bottom)
             _draw_map(pair, one, width, perturbation, alone=k == 0 or _gap(band[k - 1], one) > GAP)
-            pair[0].text(0, 1 + (SCALE - 0.01) / height, f"({one.panel.letter}) {one.panel.title}",
+            title = one.panel.title if len(one.panel.title) < room(width) else one.panel.title.rpartition(", ")[2]
+            pair[0].text(0, 1 + (SCALE - 0.01) / height, f"({one.panel.letter}) {title}",
                          transform=pair[0].transAxes, va="bottom")  # fmt: skip
             if k == 0 or _gap(band[k - 1], one) == GAP_LABEL:
                 for axes in pair:
@@ -136,7 +142,9 @@ def draw(spec: FigureSpec, maps: Sequence[RegimeMap], *, perturbation: str | Non
             name = labels.METRICS[metric]
             figure.text(0.09 / size[0], (y + height / 2) / size[1], name[:1].upper() + name[1:], rotation=90,
                         ha="center", va="center", weight="bold")  # fmt: skip
-    _draw_key(figure, maps, perturbation)
+    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, key / size[1]), ncols=ncols, frameon=False,
+                  handlelength=2.2, labelspacing=0.25, columnspacing=1.5, borderaxespad=0, borderpad=0)  # fmt: skip
+    figure.text(0.5, 0.04 / size[1], notes, ha="center", va="bottom", fontsize=style.SMALLEST)
     return figure
 
 
@@ -162,34 +170,30 @@ def _draw_map(
     pair[1].set_xlabel(_x_label(one, width))
 
 
-def _draw_key(figure: Figure, maps: Sequence[RegimeMap], perturbation: str | None) -> None:
-    """Draw what the lines, numerals, hatches and colours mean below the panels, in columns."""
+def _key(maps: Sequence[RegimeMap], perturbation: str | None, width: float) -> tuple[list[Artist], int, str]:
+    """Return what lines, numerals and hatches mean, in whole columns; how many fit into a width; and the notes."""
     shown = [one for one in maps if not one.empty]
     by_value = perturbation == "value" or any(one.limits.train_percentile is None for one in shown)
     handles: list[Artist] = [
         Line2D([], [], **style.TRAIN, linewidth=PRINT.thick, label="training boundary, loss = $T_{train}$"),
         Line2D([], [], **style.TEST, linewidth=PRINT.thick, label="test boundary, error = $T_{test}$"),
-        Line2D([], [], color="black", linewidth=PRINT.thin, 
+        Line2D([], [], color="black", linewidth=PRINT.thin,
                label=f"the panel's own, {'threshold' if by_value else 'percentile'} ±20 %"),
-    ]
+    ]  # fmt: skip
     handles += [Line2D([], [], linestyle="", label=f"{name}: {meaning}") for name, meaning in labels.NAMES.items()]
     if any(one.empty or (one.train.count == 0).any() for one in maps):
         handles.append(Patch(**style.MISSING, label="no finished run"))
     if any(one.train.diverged.any() or one.test.diverged.any() for one in shown):
         cross = {"marker": "x", "markersize": 2.5, "markeredgewidth": 0.7}
         handles.append(Line2D([], [], linestyle="", color="black", label="a run of the cell diverged", **cross))
-    columns = 3 if figure.get_figwidth() > 5.5 else 2
+    columns = 3 if width > 5.5 else 2 if width > 4.2 else 1
     handles += [Line2D([], [], linestyle="", label="")] * (-len(handles) % columns)
-    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, KEY / figure.get_figheight()),
-                  ncols=columns, frameon=False, handlelength=2.2, labelspacing=0.25, columnspacing=1.5,
-                  borderaxespad=0, borderpad=0)  # fmt: skip
     notes = ["Colours: from the 5th to the 95th percentile of a panel"]
     sources = sorted({_source(one.limits) for one in shown})
     if shown:
         notes.append(f"Thresholds: {'; '.join(sources) if len(sources) < 3 else 'of each system, see the table'}")
     notes += [f"{model}: {measure}" for model, measure in _measures(shown).items()]
-    figure.text(0.5, 0.04 / figure.get_figheight(), wrap(". ".join(notes) + ".", int(20 * figure.get_figwidth())),
-                ha="center", va="bottom", fontsize=style.SMALLEST)  # fmt: skip
+    return handles, columns, wrap(". ".join(notes) + ".", int(20 * width))
 
 
 def _measures(maps: Sequence[RegimeMap]) -> dict[str, str]:

@@ -132,7 +132,7 @@ def _draw_lines(axes: Axes, one: Positions, strategies: dict[str, list[Position]
         return min(max(value, float(ticks[row[0]]) - strip), float(ticks[row[-1]]) + strip)
 
     for k, (name, found) in enumerate(strategies.items()):
-        color = style.COLORS[name]
+        color = style.color(name)
         x = np.array([data.index(p.data_value) for p in found]) + 0.09 * (k - (len(strategies) - 1) / 2)
         ran = [one.ran[name][p.data_value] for p in found]
         y = np.array([place(p.position, row) for p, row in zip(found, ran)])
@@ -159,8 +159,8 @@ def _draw_lines(axes: Axes, one: Positions, strategies: dict[str, list[Position]
 def _draw_key(figure: Figure, rows: Sequence[Positions]) -> None:
     names = dict.fromkeys(name for one in rows for found in one.found.values() for name in found)
     handles: list[Artist] = [
-        Line2D([], [], color=style.COLORS[name], linestyle=style.LINES.get(name, "-"), linewidth=0.9, marker="o",
-               markersize=3, label=labels.STRATEGIES[name])
+        Line2D([], [], color=style.color(name), linestyle=style.LINES.get(name, "-"), linewidth=0.9, marker="o",
+               markersize=3, label=labels.STRATEGIES.get(name, name))
         for name in names
     ]
     handles += [Line2D([], [], linestyle="", label="")] * (len(handles) % 2)

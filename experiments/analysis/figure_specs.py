@@ -9,8 +9,8 @@ one strategy over another. Order and titles are those of the captions.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from analysis import labels
 
@@ -28,7 +28,7 @@ class Panel:
     @property
     def name(self) -> str:
         """What the panel shows, in words: "PINN, 1D Convection, L-BFGS"."""
-        return f"{self.model}, {SYSTEM_TITLES[self.system]}, {labels.STRATEGIES[self.strategy]}"
+        return f"{self.model}, {SYSTEM_TITLES[self.system]}, {labels.STRATEGIES.get(self.strategy, self.strategy)}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,19 @@ def _systems(model: str, strategy: str, systems: Iterable[str]) -> tuple[Panel, 
 
 
 def _strategies(model: str, system: str, strategies: Iterable[str]) -> list[tuple[str, str, str, str]]:
-    return [(model, system, name, f"{model}, {labels.STRATEGIES[name]}") for name in strategies]
+    return [(model, system, name, f"{model}, {labels.STRATEGIES.get(name, name)}") for name in strategies]
+
+
+def comparing(models: Iterable[str] = (), strategies: Sequence[str] = ()) -> FigureSpec:
+    """Return Figure 3 for some of its models, or with other strategies as columns; empty: as in the paper."""
+    paper = FIGURES[3]
+    rows = [paper.panels[k : k + paper.columns] for k in range(0, len(paper.panels), paper.columns)]
+    rows = [row for row in rows if not models or row[0].model in models]
+    panels = [
+        panel for row in rows
+        for panel in _strategies(row[0].model, row[0].system, strategies or [one.strategy for one in row])
+    ]  # fmt: skip
+    return replace(paper, columns=len(strategies) or paper.columns, panels=_panels(panels))
 
 
 PDES = ("convection", "reaction", "wave", "reaction_diffusion")

@@ -12,6 +12,7 @@ Relative improvements: red (worse) over white (0) to blue (better).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -52,6 +53,12 @@ OTHERS = cycler(color=["#AA4499", "#DDCC77", "#661100"])  # strategies that are 
 TRAIN: Style = {"color": "black", "linestyle": "-"}
 TEST: Style = {"color": "#c8003c", "linestyle": (0, (4, 2))}
 MISSING: Style = {"facecolor": "0.9", "edgecolor": "0.65", "hatch": "////", "linewidth": 0}
+
+
+def color(strategy: str) -> str:
+    """Return a strategy's colour, the same in every picture also where COLORS does not have it."""
+    others = OTHERS.by_key()["color"]
+    return COLORS.get(strategy, others[zlib.crc32(strategy.encode()) % len(others)])
 
 
 def regime_colormap() -> Colormap:

@@ -191,6 +191,11 @@ def test_command_without_runs_still_lists_the_commands(away: Path) -> None:
         (["2", "--thresholds", "common", "--perturbation", "percentile"], "--perturbation: percentile is allowed"),
         (["4", "--perturbation", "value"], "--perturbation: figure 4 has no"),
         (["2", "--base", "switch"], "--base: goes with figure 4"),
+        (["2", "--models", "PINN"], "--models: goes with figure 3 only"),
+        (["1", "--strategies", "lbfgs"], "--strategies: goes with figure 3 only"),
+        (["3", "--models", "FNO"], "--models: invalid choice: 'FNO'"),
+        (["3", "--strategies", "lbfgs alm"], "--strategies: 'lbfgs alm' is not the name of a strategy"),
+        (["3", "--strategies", "alm", "alm"], "--strategies: a name occurs twice"),
         (["2", "--results", "runs.csv", "--out", "text.csv"], "--out: cannot write"),
         (["2", "--dpi", "nan"], "--dpi: 'nan' is not a number from 30"),
     ],
@@ -210,6 +215,19 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert said.err.startswith(f"figures.py: error: {named}"), said.err
     assert sorted(path.name for path in away.iterdir()) == [
         "below.csv", "runs.csv", "short.csv", "text.csv"]  # fmt: skip
+
+
+def test_figure_three_of_chosen_rows_and_columns(away: Path) -> None:
+    runs = table("lbfgs", [[1.0, 2.0], [0.1, 0.2]]) + table("mine", [[0.5, 3.0], [0.1, 0.1]])
+    write_csv(runs, away / "runs.csv")
+    options = "--results", "runs.csv", "--scale", "smoke", "--out", "out", "--dpi", 50
+    done = command("3", "--models", "PINN", "--strategies", "lbfgs", "mine", *options, cwd=away)
+    assert done.returncode == 0, done.stderr
+    assert "(b) PINN, 1D Convection, mine: 4 runs there" in done.stdout
+    assert "sweep_pinn.sh: error: OPT must be one of" in done.stdout  # what a new strategy has to be added to
+    assert "PINN convection: cells won" in done.stdout and "PINO" not in done.stdout
+    with (away / "out/figure_3.csv").open() as file:
+        assert {row["strategy"] for row in csv.DictReader(file)} == {"lbfgs", "mine"}
 
 
 def test_maps_command_with_common_thresholds(away: Path) -> None:

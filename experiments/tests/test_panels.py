@@ -30,7 +30,7 @@ from analysis import (
 )
 from analysis.collect import Run
 from analysis.expected import Expected
-from analysis.figure_specs import FIGURES, SWEEPS, Panel
+from analysis.figure_specs import FIGURES, SWEEPS, Panel, comparing
 from figure_runs import PAPER, POINTS, sweep, table
 
 PINN = Panel("a", "PINN", "convection", "lbfgs", "PINN")
@@ -288,6 +288,21 @@ def test_texts_of_full_figures_are_large_enough_and_apart(number: int) -> None:
     assert len(says) == 2 * len(empty)
     for one, text in zip(empty, says[::2]):
         assert one.panel.name in text.replace("-\n", "-").replace("\n", " ")
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4, 7])
+def test_figure_three_has_room_for_other_columns(columns: int) -> None:
+    names = ["lbfgs", "alm", "nncg", "cl", "ropinn", "region_lbfgs", "mine"][:columns]
+    spec = comparing(["PINN"], names)
+    assert [(p.letter, p.strategy) for p in spec.panels] == list(zip("abcdefg", names))
+    runs = sweep("convection", names[:5], seeds=(0, 1))
+    grid = [known(panel.strategy, PAPER["convection"][1], POINTS) for panel in spec.panels]
+    for choice in ("percentile", "common"):
+        maps = [figure_maps.prepare(panel, runs, asked, choice) for panel, asked in zip(spec.panels, grid)]
+        with style.in_print():
+            check_layout(figure_maps.draw(spec, maps))
+            if choice == "common":
+                check_layout(figure_positions.draw([figure_positions.find(maps, runs)]))
 
 
 def test_figures_are_those_of_the_captions() -> None:
