@@ -14,9 +14,10 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-if (($# != 1)) || [[ $1 == -h || $1 == --help ]]; then
+(($# == 1)) || die "one results folder is needed, the OUTDIR of a sweep (--help)"
+if [[ $1 == -h || $1 == --help ]]; then
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-    (($# == 1)) && exit 0 || exit 2
+    exit 0
 fi
 results=$(absolute "$1")
 [[ -e $results/tasks.sh ]] || die "RESULTS: no tasks.sh in $1; a sweep writes it"

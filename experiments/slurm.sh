@@ -116,6 +116,7 @@ submit_tasks() {
         return
     fi
 
+    ((${#wanted[@]})) || return 0
     list=$(date +%Y%m%d-%H%M%S)-$$.tasks
     for task in "${wanted[@]}"; do task_text "$task"; done >"$folder/$list" || die "OUTDIR: cannot write $folder"
     limit=$(timeout 60 scontrol show config | sed -n 's/^MaxArraySize *= *\([0-9]*\).*/\1/p')
@@ -139,8 +140,10 @@ submit_tasks() {
         jobs+=("$job")
         first=$((first + count))
     done
-    ((${#jobs[@]} == 0)) || submit_collection "$name-collect" "${jobs[@]}"
-    ((first == 0)) || echo "how it stands: bash $(quote "$EXPERIMENTS/status.sh" "$RESULTS")"
+    if ((first)); then
+        submit_collection "$name-collect" "${jobs[@]}"
+        echo "how it stands: bash $(quote "$EXPERIMENTS/status.sh" "$RESULTS")"
+    fi
     return "$code"
 }
 

@@ -86,6 +86,10 @@ def test_all_done_is_exit_0_and_bad_input_exit_2(results: Path, away: Path) -> N
     assert code == 0 and "12 runs: 12 done" in text and "failed" not in text and "run_tasks" not in text
     assert bash(STATUS, away, "nowhere").stdout == f"status: error: RESULTS: no such folder: {away}/nowhere\n"
     assert bash(STATUS, away).returncode == 2
+    assert bash(AGAIN, away).stdout == "error: one results folder is needed, the OUTDIR of a sweep (--help)\n"
+    again = bash(AGAIN, away, "nowhere")
+    assert again.returncode == 2 and again.stdout == "error: RESULTS: no tasks.sh in nowhere; a sweep writes it\n"
+    assert "LAUNCH" in bash(AGAIN, away, "--help").stdout
     (away / "empty").mkdir()
     result = bash(STATUS, away, "empty")
     assert result.returncode == 2 and "RESULTS: no run folder in" in result.stdout
