@@ -16,9 +16,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -286,6 +286,31 @@ def build_grid(
         first.model, system, strategy, metric, first.physical_name, first.data_name,
         physical, data, values, shown, count, diverged,
     )  # fmt: skip
+
+
+def spread(
+    values: np.ndarray, old: tuple[Sequence[AxisValue], Sequence[AxisValue]],
+    new: tuple[Sequence[AxisValue], Sequence[AxisValue]], fill: float,
+) -> np.ndarray:  # fmt: skip
+    """Return values (rows, columns) on larger axes (data, physical), `fill` in the cells that they did not have.
+
+    Raises:
+        ValueError: a value of the old axes is not among the new ones.
+    """
+    larger = np.full(tuple(map(len, new)), fill, values.dtype)
+    larger[np.ix_(*([after.index(value) for value in before] for before, after in zip(old, new)))] = values
+    return larger
+
+
+def widen(grid: Grid, physical: Iterable[AxisValue], data: Iterable[AxisValue]) -> Grid:
+    """Return the grid with further values on its axes, whose cells are missing (NaN, count 0)."""
+    columns = sorted({*grid.physical, *physical}, key=axis_order)
+    rows = sorted({*grid.data, *data}, key=axis_order)
+    arrays = {
+        name: spread(getattr(grid, name), (grid.data, grid.physical), (rows, columns), empty)
+        for name, empty in (("values", np.nan), ("shown", np.nan), ("count", 0), ("diverged", 0))
+    }
+    return replace(grid, physical=columns, data=rows, **arrays)
 
 
 @contextmanager

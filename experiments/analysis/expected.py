@@ -61,7 +61,6 @@ def ask(panel: Panel, scale: str, experiments: Path = EXPERIMENTS) -> Expected:
     """Return what the panel's sweep script would run at a scale; what goes wrong is told in `problem`."""
     script, variables, _ = SWEEPS[panel.model]
     chosen = variables.format(system=panel.system, strategy=panel.strategy)
-    expected = Expected(script, chosen)
     if not (experiments / script).is_file():
         return Expected(script, chosen, problem=f"{panel.model} is not in the repository yet", exists=False)
     settings = dict(word.split("=") for word in chosen.split())
@@ -71,7 +70,7 @@ def ask(panel: Panel, scale: str, experiments: Path = EXPERIMENTS) -> Expected:
     if not cells:
         return Expected(script, chosen, problem=problem or f"{script} names no run folder for {chosen}")
     keys = frozenset((axis_value(c.physical_value), axis_value(c.data_value), c.seed) for c in cells)
-    return Expected(expected.script, chosen, keys, cells[0].physical_name, cells[0].data_name)
+    return Expected(script, chosen, keys, cells[0].physical_name, cells[0].data_name)
 
 
 def _print_tasks(script: str, settings: Mapping[str, str], experiments: Path) -> tuple[list[str], str]:

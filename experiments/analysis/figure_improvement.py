@@ -1,6 +1,6 @@
 """Figure 4: relative improvement of one strategy over another (Eq. 23), training loss and test error side by side.
 
-    pairs = [prepare(base, method, runs, expected, "percentile", "lbfgs") for base, method in ...]
+    pairs = [prepare_pair((base, method), runs, expected, "percentile", "lbfgs")]
     draw(pairs, "ratio_of_means").savefig("figure_4.pdf")
 
 Blue is better, red is worse, white is no change; colours end at +-100 %, and cells beyond carry a triangle. Cells
@@ -23,9 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import labels, panels, style
-from analysis.collect import Run, axis_order
+from analysis.collect import Run, spread, widen
 from analysis.expected import Expected, found_runs
-from analysis.figure_maps import Choice, RegimeMap, on_axes, prepare, room, spread, wrap
+from analysis.figure_maps import Choice, RegimeMap, prepare, room, wrap
 from analysis.figure_specs import Panel
 from analysis.improvement import READINGS, SWITCH, Improvement, clipped, relative_improvement
 from analysis.panels import PRINT
@@ -59,9 +59,7 @@ def prepare_pair(
         ValueError: as `figure_maps.prepare` and `improvement.relative_improvement`.
     """
     first, second = (prepare(panel, runs, known, choice) for panel, known in zip(panels_of, expected))
-    physical = sorted({*first.train.physical, *second.train.physical}, key=axis_order)
-    data = sorted({*first.train.data, *second.train.data}, key=axis_order)
-    train, test = (on_axes(grid, physical, data) for grid in (first.train, first.test))
+    train, test = (widen(grid, second.train.physical, second.train.data) for grid in (first.train, first.test))
     shown = RegimeMap(first.panel, first.expected, train, test, first.limits)
     method = panels_of[1]
     needed = [method] if base == SWITCH else panels_of

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import collect, labels, panels, style, thresholds
-from analysis.collect import AxisValue, Grid, Run, axis_order
+from analysis.collect import Grid, Run, widen
 from analysis.expected import Expected, found_runs
 from analysis.figure_specs import AXES, FigureSpec, Panel
 from analysis.panels import PRINT
@@ -68,34 +68,8 @@ def prepare(panel: Panel, runs: Sequence[Run], expected: Expected, choice: Choic
     else:
         names = (expected.physical_name, expected.data_name) if expected.keys else AXES[panel.system]
         train, test = (_empty_grid(panel, metric, *names) for metric in labels.METRICS)
-    physical = sorted({*train.physical, *expected.physical}, key=axis_order)
-    data = sorted({*train.data, *expected.data}, key=axis_order)
-    train, test = (on_axes(grid, physical, data) for grid in (train, test))
+    train, test = (widen(grid, expected.physical, expected.data) for grid in (train, test))
     return RegimeMap(panel, expected, train, test, _limits(panel, runs, train, test, choice))
-
-
-def spread(
-    values: np.ndarray, old: tuple[Sequence[AxisValue], Sequence[AxisValue]],
-    new: tuple[Sequence[AxisValue], Sequence[AxisValue]], fill: float,
-) -> np.ndarray:  # fmt: skip
-    """Return values (rows, columns) on larger axes (data, physical), `fill` in the cells that they did not have.
-
-    Raises:
-        ValueError: a value of the old axes is not among the new ones.
-    """
-    larger = np.full(tuple(map(len, new)), fill, values.dtype)
-    larger[np.ix_(*([after.index(value) for value in before] for before, after in zip(old, new)))] = values
-    return larger
-
-
-def on_axes(grid: Grid, physical: list[AxisValue], data: list[AxisValue]) -> Grid:
-    """Return the grid on larger axes; the cells that it did not have are missing (see `spread`)."""
-    axes = (grid.data, grid.physical), (data, physical)
-    return replace(
-        grid, physical=physical, data=data, values=spread(grid.values, *axes, np.nan),
-        shown=spread(grid.shown, *axes, np.nan), count=spread(grid.count, *axes, 0),
-        diverged=spread(grid.diverged, *axes, 0),
-    )  # fmt: skip
 
 
 def draw(spec: FigureSpec, maps: Sequence[RegimeMap], *, perturbation: str | None = None) -> Figure:

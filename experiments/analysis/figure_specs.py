@@ -62,7 +62,7 @@ AXES = {
     "convection": ("beta", "n"), "reaction": ("rho", "n"), "wave": ("c", "n"), "reaction_diffusion": ("rho", "n"),
     "poisson": ("k", "n"), "advdiff": ("psi", "n"), "darcy": ("r", "n"), "pendulum": ("inv_b", "n"),
 }  # fmt: skip
-PINODE_COLUMNS = ("adam", "lbfgs", "alm", "nncg", "cl")
+COLUMNS = ("adam", "lbfgs", "alm", "nncg", "cl")
 
 
 def _panels(maps: Iterable[tuple[str, str, str, str]]) -> tuple[Panel, ...]:
@@ -101,8 +101,8 @@ FIGURES: Mapping[int, FigureSpec] = {
         FigureSpec(2, "Regime maps of PINNs trained with L-BFGS", 4, _systems("PINN", "lbfgs", PDES)),
         FigureSpec(3, "Regime maps of physics-constrained models under varying strategies", 5, _panels([
             *_strategies("PINN", "convection", ("ropinn", "lbfgs", "alm", "nncg", "cl")),
-            *_strategies("PINO", "darcy", PINODE_COLUMNS),
-            *_strategies("PINODE", "pendulum", PINODE_COLUMNS),
+            *_strategies("PINO", "darcy", COLUMNS),
+            *_strategies("PINODE", "pendulum", COLUMNS),
         ]), compares=True),
         FigureSpec(4, "Relative improvement of NNCG over L-BFGS", 2, (
             # A panel is a pair of strategies here; both sweeps are needed.

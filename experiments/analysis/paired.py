@@ -281,6 +281,12 @@ def leaders(row: WinRow) -> list[str]:
     return [name for name, wins in row.wins.items() if wins == most > 0]
 
 
+def everywhere(rows: Sequence[WinRow], metric: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return who has the most wins in every regime, ties included, and the leaders of each regime that has cells."""
+    best = {row.regime: leaders(row) for row in rows if row.metric == metric and row.regime != WHOLE_MAP and row.cells}
+    return [name for name in rows[0].wins if best and all(name in who for who in best.values())], best
+
+
 def csv_rows(cells: Iterable[PairedCell]) -> list[dict[str, object]]:
     """Return one row a cell, cells without a pair included."""
     return [
@@ -368,16 +374,13 @@ def _win_row(
 
 
 def _leads(rows: Sequence[WinRow]) -> list[str]:
-    """Return the sentences on whether one strategy has the most wins in every regime, ties included."""
-    lines, everywhere = [], []
+    """Return the sentences on whether one strategy has the most wins in every regime."""
+    lines, both = [], list(rows[0].wins)
     for metric, name in labels.METRICS.items():
-        regimes = [row for row in rows if row.metric == metric and row.regime != WHOLE_MAP and row.cells]
-        best = [leaders(row) for row in regimes]
-        always = [strategy for strategy in rows[0].wins if best and all(strategy in who for who in best)]
-        each = ", ".join(f"{row.regime} {_names(who)}" for row, who in zip(regimes, best)) or "no cell to compare"
+        always, best = everywhere(rows, metric)
+        each = ", ".join(f"{regime} {_names(who)}" for regime, who in best.items()) or "no cell to compare"
         lines.append(f"{name}: most wins in every regime: {_names(always)} ({each})")
-        everywhere.append(always)
-    both = [strategy for strategy in everywhere[0] if strategy in everywhere[1]]
+        both = [strategy for strategy in both if strategy in always]
     return [*lines, f"most wins in every regime by both metrics: {_names(both)}"]
 
 

@@ -259,8 +259,8 @@ def draw_scale(axes: Axes, low: float, high: float, levels: Sequence[tuple[float
     return bar
 
 
-def draw_colorbar(figure: Figure, axes: Axes, curve: Curve, look: Look = SCREEN) -> None:
-    """Draw a colour bar with ticks to the right of a panel, its threshold marked where it lies on the bar."""
+def draw_colorbar(figure: Figure, axes: Axes, curve: Curve) -> None:
+    """Draw a screen panel's colour bar at its right, with ticks, its threshold marked where it lies on the bar."""
     low, high = color_limits(curve.grid.shown)
     if high <= low:  # a constant panel: every cell has the lowest colour
         high = low + (abs(low) or 1.0) * 1e-3
@@ -271,7 +271,7 @@ def draw_colorbar(figure: Figure, axes: Axes, curve: Curve, look: Look = SCREEN)
     bar.ax.tick_params(labelsize=9)
     bar.formatter.set_powerlimits((-4, 5))
     if low <= curve.level <= high:
-        bar.ax.axhline(curve.level, **look.line(curve))
+        bar.ax.axhline(curve.level, **SCREEN.line(curve))
 
 
 def _write_cells(axes: Axes, grid: Grid, regimes: np.ndarray, look: Look) -> None:

@@ -32,11 +32,11 @@ from typing import NoReturn
 if __package__ in (None, ""):  # run as a script: the package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.tasks import Cell, Task, parse_cell, read_tasks
+from analysis.tasks import Cell, Task, log_tail, parse_cell, read_tasks
 
 STATES = ("done", "diverged", "running", "queued", "failed", "interrupted", "missing")
 LETTERS = {"diverged": "d", "running": "r", "queued": "q", "failed": "F", "interrupted": "i", "missing": "m"}
-RESULTS = ("done", "diverged")
+FINISHED = ("done", "diverged")
 WORKED_ON = ("running", "queued")
 HEARTBEAT = 20.0  # seconds between the signs of life that a training process gives in the claim of its run
 LOG_LINES, LOGS = 5, 10  # of each failed task, and of how many
@@ -123,7 +123,7 @@ def format_maps(states: dict[str, str], width: int = 110) -> list[str]:
             maps.setdefault("/".join(run.split("/")[:-3]), {})[cell] = state
     lines = loose
     for name, cells in sorted(maps.items()):
-        done = sum(state in RESULTS for state in cells.values())
+        done = sum(state in FINISHED for state in cells.values())
         lines += ["", f"{name}: {done} of {len(cells)} runs done"]
         if done < len(cells):
             lines += _format_cells(cells, width)
@@ -136,7 +136,7 @@ def _format_cells(cells: dict[Cell, str], width: int) -> list[str]:
     for cell, state in cells.items():
         counts.setdefault((cell.data_value, cell.physical_value), Counter())[state] += 1
     for key, count in counts.items():
-        done = sum(count[state] for state in RESULTS)
+        done = sum(count[state] for state in FINISHED)
         others = "".join(f" {LETTERS[state]}{count[state]}" for state in LETTERS if count[state])
         texts[key] = f"{done}/{sum(count.values())}{others}"
     any_cell = next(iter(cells))
@@ -160,7 +160,7 @@ def format_failures(
     lines: list[str] = []
     shown = 0
     for task in tasks:
-        left = [run for run in task.runs if states[run] not in RESULTS]
+        left = [run for run in task.runs if states[run] not in FINISHED]
         state = standing[task.label]
         failed = any(states[run] == "failed" for run in left)
         if state.name not in ("ended", "gone") or not left or (state.code == 75 and not failed):
@@ -178,21 +178,8 @@ def format_failures(
         logs = [results / "logs" / f"{task.file_name}.log"]
         logs += [results / "logs" / "slurm" / f"{state.job}.out"] * bool(state.job)
         for log in logs:
-            lines += [f"  {log}:", *(f"    {line}" for line in _last_lines(log))]
+            lines += [f"  {log}:", *(f"    {line[:200]}" for line in log_tail(log, LOG_LINES) or ["(nothing)"])]
     return lines
-
-
-def _last_lines(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 8000))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ["(no log)"]
-    lines = [line.rpartition("\r")[2] for line in text.split("\n")]
-    lines = [re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", line)[:200] for line in lines if line.strip()]
-    start = max((k + 1 for k, line in enumerate(lines) if line.startswith("--- ")), default=0)  # of the last attempt
-    return lines[start:][-LOG_LINES:] or ["(empty)"]
 
 
 def _read_json(path: Path) -> dict[str, object] | None:
@@ -293,7 +280,7 @@ def main() -> int:
         print(f"\nin the cells: runs done / wanted, of which {', '.join(letters)}")
     if failures := format_failures(results, tasks, standing, states):
         print("\n".join(["", "failed:", *failures[1:]]))
-    left = set(states.values()) - set(RESULTS)
+    left = set(states.values()) - set(FINISHED)
     if left - set(WORKED_ON) and tasks:
         script = Path(__file__).resolve().parents[1] / "run_tasks.sh"
         print(f"\nthe rest again: bash {_shortest(script)} {_shortest(results)}")

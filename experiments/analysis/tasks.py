@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+LOG_BYTES = 20_000  # from the end of a log
+
 
 @dataclass(frozen=True)
 class Task:
@@ -69,6 +71,24 @@ def read_tasks(path: Path) -> tuple[list[Task], str | None]:
     lines = path.read_text(encoding="utf-8").splitlines()
     endings = [line.removeprefix("# then: ") for line in lines if line.startswith("# then: ")]
     return [task for task in map(parse_line, lines) if task], endings[-1] if endings else None
+
+
+def log_tail(path: Path, count: int) -> list[str]:
+    """Return the last lines of a log, of the last attempt alone, without colours and overwritten progress lines.
+
+    An attempt begins with a line `--- TIME COMMAND`. No log: [].
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    shown = [re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", line) for line in lines if line.strip()]
+    start = max((k + 1 for k, line in enumerate(shown) if line.startswith("--- ")), default=0)
+    return shown[start:][-count:]
 
 
 def expected_runs(tasks: Iterable[Task]) -> list[str]:

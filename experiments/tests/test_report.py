@@ -16,14 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from analysis import collect, tasks
+from analysis.report import page
 from html_page import Page
 from matplotlib.image import imread
 from shell import SCRIPTS
-
-sys.path.insert(0, str(SCRIPTS))
-
-from analysis import collect
-from analysis.report import inputs, page
 
 EVIL = "<script>window.hacked=1</script>"
 BETAS, AMOUNTS, SEEDS = (5, 10, 30), (100, 1000), (0, 1)
@@ -287,8 +284,8 @@ def test_text_is_escaped_and_logs_are_cut(tmp_path: Path) -> None:
     assert page.render("a\x00\x1b\ud800\tb\n") == "a\ufffd\ufffd\ufffd\tb\n"
     log = tmp_path / "task.log"
     log.write_bytes(b"z" * 100_000 + b"\n" + b"\n".join(b"line %d" % k for k in range(100)) + b"\r\n\n")
-    assert inputs.log_tail(log).split("\n") == [f"line {k}" for k in range(75, 100)]
-    assert inputs.log_tail(tmp_path / "none.log") == ""
+    assert tasks.log_tail(log, 25) == [f"line {k}" for k in range(75, 100)]
+    assert tasks.log_tail(tmp_path / "none.log", 25) == []
 
 
 # in a browser

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,6 @@ from analysis.tasks import Task
 
 AxisTexts = dict[tuple[str, str], AxisValue]  # (sweep folder, text in the path) -> axis value
 LOG_LINES = 25
-LOG_BYTES = 20_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Results:
 
     def log_tail(self, task: Task) -> str:
         """Return the last lines of a task's log, "" if there is none."""
-        return log_tail(self.root / "logs" / f"{task.file_name}.log")
+        return "\n".join(tasks.log_tail(self.root / "logs" / f"{task.file_name}.log", LOG_LINES))
 
     def task_of(self, path: str) -> Task | None:
         """Return the task that fills a run folder."""
@@ -106,19 +104,6 @@ def sweep_folder(path: str) -> str:
 def map_name(run: Run) -> str:
     """Return "PINN convection lbfgs": the name of a run's map."""
     return f"{run.model} {run.system} {run.strategy}"
-
-
-def log_tail(path: Path) -> str:
-    """Return the end of a log as text, without colours and overwritten progress lines; "" if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return "\n".join([line for line in lines if line.strip()][-LOG_LINES:])
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from analysis import boundaries, collect, labels, maps, positions, thresholds
 from analysis.collect import AxisValue, Grid, Run, axis_order
@@ -72,7 +70,7 @@ def build(results: Results) -> tuple[list[Map], list[tuple[str, str]]]:
         except ValueError as error:
             refused.append((map_name(runs[0]), str(error)))
             continue
-        train, test = (extend(grid, *axes) for grid in grids)
+        train, test = (collect.widen(grid, *axes) for grid in grids)
         cells = Counter((run.physical, run.data) for run in absent)
         made.append(Map(runs, train, test, thresholds.from_percentiles(train, test), None, cells))
     systems = sorted({(one.train.model, one.train.system) for one in made})
@@ -89,18 +87,6 @@ def _with_common(made: Sequence[Map]) -> list[Map]:
     except ValueError:  # the reference has no finite cell
         common = None
     return [replace(one, common=common) for one in made]
-
-
-def extend(grid: Grid, physical: Iterable[AxisValue], data: Iterable[AxisValue]) -> Grid:
-    """Return the grid with further values on its axes, whose cells are missing (NaN, count 0)."""
-    columns = sorted({*grid.physical, *physical}, key=axis_order)
-    rows = sorted({*grid.data, *data}, key=axis_order)
-    where = np.ix_([rows.index(value) for value in grid.data], [columns.index(value) for value in grid.physical])
-    arrays = {}
-    for name, empty in (("values", math.nan), ("shown", math.nan), ("count", 0), ("diverged", 0)):
-        arrays[name] = np.full((len(rows), len(columns)), empty)
-        arrays[name][where] = getattr(grid, name)
-    return replace(grid, physical=columns, data=rows, **arrays)
 
 
 def section(one: Map) -> Markup:

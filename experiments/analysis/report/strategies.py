@@ -219,11 +219,8 @@ def _wins(chosen: Sequence[Map], reference: str, limits: Thresholds) -> Markup:
 
 def _verdict(rows: Sequence[paired.WinRow], metric: str) -> str:
     """Return whether one strategy has the most wins in every regime."""
-    best = {row.regime: paired.leaders(row) for row in rows if row.metric == metric and row.cells}
-    best.pop(paired.WHOLE_MAP, None)
-    always = sorted(set.intersection(*map(set, best.values()))) if best else []
-    words = [labels.STRATEGIES.get(name, name) for name in always]
-    who = f"{' and '.join(words)} in every regime" if always else "no strategy has them in every regime"
+    words = [labels.STRATEGIES.get(name, name) for name in paired.everywhere(rows, metric)[0]]
+    who = f"{' and '.join(words)} in every regime" if words else "no strategy has them in every regime"
     return f"Most wins, {labels.METRICS[metric]}: {who}."
 
 
