@@ -85,7 +85,8 @@ check_count() {
 
 # check_thresholds: THRESHOLDS, of the maps.
 check_thresholds() {
-    [[ $THRESHOLDS =~ ^(percentile|table5|common|[0-9.eE+-]+,[0-9.eE+-]+)$ ]] ||
+    local number='-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?'
+    [[ $THRESHOLDS =~ ^(percentile|table5|common|$number,$number)$ ]] ||
         die "THRESHOLDS must be percentile, table5, common or T_TRAIN,T_TEST; got '$THRESHOLDS'"
 }
 

@@ -65,6 +65,12 @@ check_choice OPT "$STRATEGIES all" "${strategies[@]}"
 [[ $PDE == all ]] && read -ra systems <<<"$SYSTEMS"
 [[ " ${systems[*]} " != *" all "* ]] || die "PDE: all stands alone; got '$PDE'"
 [[ ${#strategies[@]} == 1 || " ${strategies[*]} " != *" all "* ]] || die "OPT: all stands alone; got '$OPT'"
+for system in "${systems[@]}"; do
+    for strategy in "${strategies[@]}"; do
+        [[ $THRESHOLDS != table5 || " ${MAPS[$system]} all " == *" $strategy "* ]] ||
+            die "THRESHOLDS=table5: the table has no row for $system $strategy; it has ${MAPS[$system]}"
+    done
+done
 [[ -z ${VALUES:-} || ${#systems[@]} == 1 ]] || die "VALUES needs a single PDE; got '$PDE'"
 N_RES=${N_RES:-${POINTS[$SCALE]}} SEEDS=${SEEDS:-${REPEATS[$SCALE]}}
 check_numbers VALUES any "${VALUES:-1}"
