@@ -10,11 +10,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import figures
+import pytest
 from analysis import expected
 from analysis.collect import build_grid, read_csv, write_csv
 from analysis.expected import Expected

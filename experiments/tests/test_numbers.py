@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from analysis import improvement, labels, paired, significance, thresholds
 from analysis.collect import Run, build_grid
 from analysis.improvement import relative_improvement
+from scipy import stats
 from synthetic import WHERE, make_runs
 
 NAN, INF = math.nan, math.inf

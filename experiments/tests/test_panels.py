@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from analysis import (
     figure_improvement,
     figure_maps,
@@ -32,6 +24,10 @@ from analysis.collect import Run
 from analysis.expected import Expected
 from analysis.figure_specs import FIGURES, SWEEPS, Panel, comparing
 from figure_runs import PAPER, POINTS, sweep, table
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 PINN = Panel("a", "PINN", "convection", "lbfgs", "PINN")
 UNKNOWN = Expected("sweep_pinn.sh", "PDE=convection OPT=lbfgs", problem="not asked")

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from analysis import boundaries, labels, positions, thresholds
 from analysis.collect import Run, build_grid
 from analysis.positions import Position, boundary_positions
