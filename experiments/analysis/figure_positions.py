@@ -6,7 +6,7 @@
 A row a model, training boundary at the left, test boundary at the right, all strategies at one common pair of
 thresholds. Bars are bootstrap intervals over seeds; a hollow dot is the first of several crossings. A boundary beyond
 the values that were run is a triangle past the outermost of them, in the strip outside the grid where all were run:
-above, the strategy is low up to the last value; below, it is high throughout.
+above, the strategy is low at the last value; below, it is high throughout.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _draw_key(figure: Figure, rows: Sequence[Positions]) -> None:
     handles += [Line2D([], [], linestyle="", label="")] * (len(handles) % 2)
     handles += [
         Line2D([], [], linestyle="", marker=marker, color="0.3", markersize=3, label=text)
-        for marker, text in (("^", "low up to the last value run"), ("v", "high from the first"))
+        for marker, text in (("^", "low at the last value run"), ("v", "high throughout"))
     ]
     hollow = {"color": "0.3", "markerfacecolor": "white", "markersize": 3}
     handles.append(Line2D([], [], linestyle="", marker="o", label="the first of several crossings", **hollow))
@@ -177,5 +177,6 @@ def _draw_key(figure: Figure, rows: Sequence[Positions]) -> None:
     found = [p for one in rows for by_name in one.found.values() for ps in by_name.values() for p in ps]
     if found:
         sources = dict.fromkeys(one.limits.source for one in rows if math.isfinite(one.limits.train))
-        text = f"Bars: {100 * found[0].confidence:g} % bootstrap interval over seeds. Thresholds: {'; '.join(sources)}."
+        text = (f"Bars: nominal {100 * found[0].confidence:g} % bootstrap over seeds, too narrow with few. "
+                f"Thresholds: {'; '.join(sources)}.")
         figure.text(0.5, 0.03 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=style.SMALLEST)

@@ -113,7 +113,7 @@ def _positions(chosen: Sequence[Map], metric: str, limits: Thresholds) -> Markup
         rows.append([axis_cell(amount), *cells])
     which = "Training" if metric == "train_loss" else "Test"
     caption = (f"{which} boundary along {first.physical_name} by {first.data_name} at the common threshold, with its "
-               "90 % bootstrap interval over the seeds.")  # fmt: skip
+               "bootstrap interval over the seeds (nominal 90 %; too narrow with few seeds).")  # fmt: skip
     return page.table([first.data_name, *(one.strategy for one in chosen)], rows, caption, sort=True)
 
 
