@@ -52,19 +52,20 @@ class RunKey:
     system: str
     strategy: str
     physical_name: str
-    physical_value: float
+    physical_value: float | str  # a range is text: "1-2.5"
     data_name: str
     data_value: int | float
     seed: int
 
     def folder(self) -> Path:
         """Give the folder below the save path; values are printed shortest: 30, 0.5, 1e-05."""
-        physical, data = (repr(float(v)) for v in (self.physical_value, self.data_value))
+        values = (self.physical_value, self.data_value)
+        physical, data = (v if isinstance(v, str) else repr(float(v)).removesuffix(".0") for v in values)
         return Path(
             self.system,
             self.strategy,
-            f"{self.physical_name}_{physical.removesuffix('.0')}",
-            f"{self.data_name}_{data.removesuffix('.0')}",
+            f"{self.physical_name}_{physical}",
+            f"{self.data_name}_{data}",
             f"seed_{self.seed}",
         )
 
