@@ -37,7 +37,7 @@ pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path(sys.argv[1]).read_text(), re.M
 lacking, other = [], []
 for name in sys.argv[2:]:
     try:
-        importlib.import_module(name)
+        importlib.import_module(name.removeprefix("pytest-"))
         found = metadata.version(name)
     except ModuleNotFoundError as error:
         lacking.append(name if error.name == name else f"{name} (its {error.name} is missing)")

@@ -16,7 +16,8 @@ SCRIPTS = ROOT / "experiments"
 SETTINGS = ("PDE", "OPT", "OPTS", "SCALE", "BUDGET", "LAUNCH", "OUTDIR", "SEEDS", "SEED", "VALUES", "N_RES", "EXTRA")
 SETTINGS += ("BETA", "BETAS", "ITERATIONS", "GPU", "JOBS", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CONDA_PREFIX")
 SETTINGS += ("MODEL", "INV_B", "HORIZON", "HORIZONS", "LOSS_SCALE", "THRESHOLDS")
-SETTINGS += ("MAX_PARALLEL", "GRES", "CPUS", "MEM", "TIME")
+SETTINGS += ("SYSTEM", "SIZE", "RANGES", "N", "DATA", "DATA_OPTIONS", "CONFIG", "YAML_CONFIG", "SUBSAMPLE")
+SETTINGS += ("MAX_EPOCHS", "LR", "BATCH_SIZE", "MAX_PARALLEL", "GRES", "CPUS", "MEM", "TIME")
 
 # setup.sh takes this Python as checked: importing torch for every script would take most of the time.
 NEEDED = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text().partition("# test")[0], re.M)
@@ -41,7 +42,7 @@ def done(results: Path) -> list[str]:
     return sorted(str(path.parent.relative_to(results)) for path in results.rglob("metrics.json"))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

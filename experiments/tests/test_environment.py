@@ -98,13 +98,31 @@ def test_python_that_will_not_do_is_named(bare: Path, tmp_path: Path) -> None:
     assert not (bare / ".venv").exists()
 
 
-def test_tests_of_every_module_are_run(bare: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_tests_of_every_module_are_run(bare: Path, jobs: str) -> None:
     for module, text in {"PINN": "def test_right(): pass", "CNN": "def test_wrong(): assert False"}.items():
         (bare / module / "tests").mkdir(parents=True)
         (bare / module / "tests/test_same_name.py").write_text(text)
-    result = bash(bare / "experiments/test.sh", bare.parent)
+    result = bash(bare / "experiments/test.sh", bare.parent, JOBS=jobs)
     assert result.returncode == 1
     assert "1 passed" in result.stdout and "1 failed" in result.stdout
     assert result.stdout.splitlines()[-1] == "tests failed in: CNN"
-    result = bash(bare / "experiments/test.sh", bare.parent, "-k", "right")
+    result = bash(bare / "experiments/test.sh", bare.parent, "-k", "right", JOBS=jobs)
     assert result.returncode == 0, result.stdout
+    assert "JOBS must be a whole number" in bash(bare / "experiments/test.sh", bare.parent, JOBS="0").stdout
+
+
+def test_files_of_a_module_run_side_by_side(bare: Path) -> None:
+    """Each waits for the other."""
+    (bare / "PINN/tests").mkdir(parents=True)
+    for mine, other in (("a", "b"), ("b", "a")):
+        (bare / f"PINN/tests/test_{mine}.py").write_text(f"""
+import os, pathlib, time
+def test_meets(tmp_path):
+    here, end = pathlib.Path(__file__).parent, time.monotonic() + 60
+    (here / "{mine}.up").touch()
+    while not (here / "{other}.up").exists(): assert time.monotonic() < end; time.sleep(0.05)
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+""")
+    result = bash(bare / "experiments/test.sh", bare.parent, JOBS="2")
+    assert result.returncode == 0 and "2 passed" in result.stdout, result.stdout

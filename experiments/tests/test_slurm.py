@@ -62,7 +62,7 @@ def slurm(cluster: dict[str, str]) -> Callable[..., str]:
                               stdout=subprocess.PIPE).stdout
     yield client
     client("scancel", "-u", str(os.getuid()))
-    wait_for(lambda: not client("squeue", "-h"), 30)
+    wait_for(lambda: not client("squeue", "-h"), 60)
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_sweep_that_is_killed_at_random_is_done_in_the_end(
     slurm: Callable[..., str], cluster: dict[str, str], away: Path
 ) -> None:
     settings = {"SCALE": "smoke", "N_RES": "10 20 30", "VALUES": "5 40", "EXTRA": "--iterations 300", "OUTDIR": "out"}
-    chance, end, waiting = random.Random(1), time.monotonic() + 240, {}
+    chance, end, waiting = random.Random(1), time.monotonic() + 600, {}
     kinds = ["cancel", "requeue", "usr1", "kill"]
     chance.shuffle(kinds)
     bash(SWEEP, away, **settings, **cluster)

@@ -163,20 +163,20 @@ def test_tasks_file_keeps_what_earlier_calls_asked_for(away: Path) -> None:
 def test_sweep_that_is_killed_at_random_is_done_in_the_end(away: Path) -> None:
     settings = {"SCALE": "smoke", "OUTDIR": "out", "N_RES": "20 10 30", "VALUES": "5 40", "EXTRA": "--iterations 200"}
     settings["JOBS"] = "1"
-    chance, end, kills = random.Random(3), time.monotonic() + 300, 0
+    chance, end, kills = random.Random(3), time.monotonic() + 900, 0
     command = ["bash", str(SWEEP)]
     while (code := status(away / "out")[0] if (away / "out/tasks.sh").exists() else 1) != 0:
         assert time.monotonic() < end, status(away / "out")[1]
         process = subprocess.Popen(command, cwd=away, env=environ(**settings), stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         try:
-            process.wait(timeout=chance.uniform(3, 9) if kills < 3 else 120)
+            process.wait(timeout=chance.uniform(3, 9) if kills < 3 else 300)
         except subprocess.TimeoutExpired:
             kills += 1
             match kills:
                 case 1:  # a task
                     subprocess.run(["pkill", "-KILL", "-f", f"run_experiment.py.*--save_path {re.escape(str(away))}"])
-                    process.wait(timeout=120)
+                    process.wait(timeout=300)
                 case 2:  # the pool, whose tasks go on alone
                     process.kill()
                     process.wait()
