@@ -25,6 +25,7 @@ from analysis.tasks import expected_runs, parse_cell, parse_line
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")  # nothing else of the caller's settings reaches a sweep script
+SEVERAL = ("PDE", "SYSTEM")  # variables of sweep scripts that take a list
 MOST = 12  # missing runs are named one by one up to this many
 
 Key = tuple[AxisValue, AxisValue, int]  # physical value, data value, seed
@@ -140,13 +141,13 @@ def commands(gaps: Iterable[tuple[Expected, int]], scale: str, experiments: Path
     calls: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, int, int]]] = {}
     for (script, where), strategies in found.items():
         name, _, system = where.partition("=")
-        # PDE takes several systems: those that lack the same strategies go into one call.
-        call = script, name if name == "PDE" else where, tuple(strategies)
+        # Some scripts take several systems: those that lack the same strategies go into one call.
+        call = script, name if name in SEVERAL else where, tuple(strategies)
         gone, total = (sum(counts) for counts in zip(*strategies.values()))
         calls.setdefault(call, []).append((system, gone, total))
     lines = []
     for (script, where, strategies), counts in calls.items():
-        words = [_setting("PDE", [system for system, _, _ in counts])] if where == "PDE" else [where] * bool(where)
+        words = [_setting(where, [system for system, _, _ in counts])] if where in SEVERAL else [where] * bool(where)
         words += [_setting("OPT", strategies), f"SCALE={scale} bash {shlex.quote(_shortest(experiments / script))}"]
         gone, total = (sum(numbers) for numbers in list(zip(*counts))[1:])
         lines.append(f"{' '.join(words)}   # {gone} of {total} runs missing")

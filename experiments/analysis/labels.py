@@ -33,6 +33,7 @@ AXIS_LABELS = {
     ("darcy", "r"): r"coefficient contrast r = $a_{\max}/a_{\min}$",
     ("poisson", "k"): "range of diffusion eigenvalues K",
     ("advdiff", "psi"): "range of advection-to-diffusion ratio Ψ",
+    ("helmholtz", "o"): "range of the Helmholtz coefficient ω",
     ("pendulum", "inv_b"): "inverse damping 1/b",
     ("pendulum", "n"): r"training samples $T/\Delta t$",
     ("PINN", "n"): r"collocation points $N_f$",
@@ -49,6 +50,9 @@ METRICS = {"train_loss": "training loss", "test_error": "test error"}
 # (system, metric) -> how it is measured, where that is not what one would expect.
 MEASURES = {
     ("pendulum", "train_loss"): "data term",
+    ("poisson", "train_loss"): "relative L2",
+    ("advdiff", "train_loss"): "relative L2",
+    ("helmholtz", "train_loss"): "relative L2",
     ("pendulum", "test_error"): "relative L2 of the rollout",
 }
 
