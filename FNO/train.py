@@ -11,6 +11,7 @@ Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds 
 the same command again), 130 interrupted twice by Ctrl-C.
 """
 
+import os
 import signal
 import sys
 
@@ -47,9 +48,10 @@ def main() -> int:
                 break
         return max(codes, key=(0, 3, 1, 75).index)
     except (UsageError, Stopped) as error:
-        if world is None or world.first:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return getattr(error, "code", 2)
+        code = getattr(error, "code", 2)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun: one process speaks
+            print("" if code == 75 else "error: ", " ".join(str(error).split()), sep="", file=sys.stderr)
+        return code
     except KeyboardInterrupt:  # the second Ctrl-C: what the last checkpoint has is kept
         return 130
     finally:

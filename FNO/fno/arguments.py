@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -128,6 +127,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     if args.run_num is not None and not re.fullmatch(r"[\w.=-]*\w[\w.=-]*", args.run_num):
         raise UsageError(f"--run_num must be a name of letters, digits and ._=-, got {args.run_num!r}")
     Wandb(args.wandb)  # missing? better now than after the run folders are made
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and ":" in args.device:
+        raise UsageError(f"--device must be auto, cpu or cuda with torchrun, which gives every process a GPU of its "
+                         f"own; got {args.device!r}")
     find_device(args.device)
     torch.set_float32_matmul_precision("highest")
     return args, replace(config, **given)
@@ -161,10 +163,6 @@ def settings(args: argparse.Namespace, config: Config, world: World) -> list[Set
         if counts.setdefault(count, subsample) != subsample:
             raise UsageError(f"--subsample {counts[count]} and {subsample} both leave {count} samples of "
                              f"{files.train.rows}: they would share a run folder")
-    for count in counts:
-        if count < config.batch_size and world.first:
-            print(f"n = {count} is less than a batch of {config.batch_size}: every update takes all samples",
-                  file=sys.stderr)
     root = Path(args.root_dir, args.run_num) if args.run_num else Path(args.root_dir)
     return [Settings(
         name=args.config, config=replace(config, subsample=subsample), files=files, save_path=root, device=world.device,

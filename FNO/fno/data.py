@@ -1,7 +1,8 @@
 """Data files of the FNO: opened, checked, and held on the device as the network sees them.
 
-Row i of a subset is row i * subsample of the file. The generators store forcings from dense to sparse, so every subset
-has equal shares of them, and halving the subsample gives a subset that contains the old one.
+Row i of a subset is row i * subsample of the file. The generators store forcings from dense to sparse, so a subset has
+equal shares of them (where the subsample divides a quarter of the rows, to the sample), and halving the subsample gives
+one that contains the old one.
 
 With r = (||f||_2 / N^2) / s_f the network sees f / r and (coefficients / r) / s_c, where s_f and s_c are the medians in
 `..._scales.npy`: (f, K) and (c f, c K) have the same solution, so dividing both by r is a symmetry of the equations.
@@ -74,6 +75,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise UsageError(f"{path}: no such data file") from None
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # h5py knows all of these
         raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 

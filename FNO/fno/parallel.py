@@ -26,11 +26,18 @@ class World:
     """The processes that train together. Without torchrun there is one, and nothing here costs anything."""
 
     def __init__(self, device: torch.device) -> None:
-        """Join the others, with NCCL on GPUs (process k of a machine takes its GPU k) and Gloo on CPUs."""
+        """Join the others, with NCCL on GPUs (process k of a machine takes its GPU k) and Gloo on CPUs.
+
+        Raises:
+            UsageError: there are fewer GPUs than processes.
+        """
         self.size, self.rank, self.device = int(os.environ.get("WORLD_SIZE", 1)), 0, device
         if self.size > 1:
             if device.type == "cuda":
-                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+                index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+                if index >= count:
+                    raise UsageError(f"torchrun started more processes than there are GPUs ({count})")
+                self.device = torch.device("cuda", index)
                 torch.cuda.set_device(self.device)
             # the others wait while the first makes data, which may take long
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
@@ -42,15 +49,21 @@ class World:
         return self.rank == 0
 
     def share(self, function: Callable[[], T]) -> T:
-        """Call a function in the first process and return its result in all; a UsageError is raised in all."""
+        """Call a function in the first process and return its result in all.
+
+        Raises:
+            Exception: what the function raises; in the other processes a UsageError that says so.
+        """
         result: list[Any] = [None, ""]
-        if self.first:
-            try:
+        try:
+            if self.first:
                 result[0] = function()
-            except UsageError as error:
-                result[1] = str(error)
-        if self.size > 1:
-            dist.broadcast_object_list(result, device=self.device if self.device.type == "cuda" else None)
+        except Exception as error:
+            result[1] = f"in the first process: {error}"
+            raise
+        finally:
+            if self.size > 1:
+                dist.broadcast_object_list(result, device=self.device if self.device.type == "cuda" else None)
         if result[1]:
             raise UsageError(result[1])
         return result[0]

@@ -41,13 +41,14 @@ def train(settings: Settings, runs: Sequence[Run], world: World) -> int:
     Raises:
         UsageError: for a run folder that cannot be written or holds another configuration, and for broken data.
     """
+    waiting = world.share(lambda: settings.force or not all(run.is_done() for run in runs))
+    data = settings.load() if waiting else ()  # before any folder is made: broken data leave no trace
     code, chosen = world.share(lambda: claim(settings, runs))
     if not chosen:
         return code
     keep_freed_memory()
     with Signals() as signals:
         try:
-            data = settings.load()
             for number in chosen:
                 try:
                     interrupted = Trainer(settings, runs[number], data, world).train(signals)
@@ -88,7 +89,11 @@ def claim(settings: Settings, runs: Sequence[Run]) -> tuple[int, list[int]]:
     others = [run for run in runs if run not in ours and not run.is_done()]
     for run in others:
         print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
-    return BUSY if others else 0, [k for k, run in enumerate(runs) if run in ours and not run.is_done()]
+    chosen = [k for k, run in enumerate(runs) if run in ours and not run.is_done()]
+    if chosen and settings.batch < settings.config.batch_size:
+        print(f"n = {settings.n} is less than a batch of {settings.config.batch_size}: every update takes all samples",
+              file=sys.stderr)
+    return BUSY if others else 0, chosen
 
 
 class Trainer:
@@ -201,8 +206,9 @@ class Trainer:
     def end_epoch(self) -> None:
         """Validate where it is time, keep the best weights, log, and go to the next epoch."""
         loss, error, count, norm = self.sums.tolist()
-        line = {"train_loss": error / count, "objective": loss / count, "grad_norm": norm / self.steps,
-                "learning_rate": self.learning_rate()}
+        line: dict[str, float | None] = {
+            "train_loss": error / count, "objective": loss / count, "val_error": None, "val_objective": None,
+            "grad_norm": norm / self.steps, "learning_rate": self.learning_rate()}
         self.epoch, self.step_number, self.unvalidated = self.epoch + 1, 0, self.unvalidated + 1
         self.sums.zero_()
         ending = self.epoch == self.settings.epochs
@@ -210,11 +216,12 @@ class Trainer:
             self.stop_reason, ending = "non_finite", True
         if ending or self.unvalidated >= self.settings.val_every:
             self.unvalidated = 0
-            line["val_objective"], line["val_error"] = self.evaluate(self.val)
-            if line["val_objective"] < self.best["loss"]:
-                self.best = {"epoch": self.epoch, "loss": line["val_objective"], "error": line["val_error"],
+            objective, error = self.evaluate(self.val)
+            line |= {"val_error": error, "val_objective": objective}
+            if objective < self.best["loss"]:
+                self.best = {"epoch": self.epoch, "loss": objective, "error": error,
                              "model": copy.deepcopy(self.model.state_dict())}
-        self.last |= line
+        self.last |= {name: value for name, value in line.items() if value is not None}
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
         if self.world.first and (ending or self.epoch % self.settings.log_every == 0):
@@ -233,7 +240,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Evaluate the last and the best weights, and record the run."""
-        last = self.model.state_dict()
+        last = copy.deepcopy(self.model.state_dict())
         objective, train_error = self.evaluate(self.data)
         _, test_last = self.evaluate(self.test)
         metrics = {"train_objective": objective, "train_error_running": self.last["train_loss"],
@@ -244,7 +251,6 @@ class Trainer:
         metrics |= {"train_error_best": self.evaluate(self.data)[1], "val_error": self.best["error"],
                     "val_objective": self.best["loss"], "best_epoch": self.best["epoch"], "epochs": self.epoch,
                     "parameters": sum(p.numel() for p in self.params), "processes": self.world.size}
-        self.model.load_state_dict(last)
         if not self.world.first:
             return
         if self.settings.save_model:
