@@ -14,6 +14,7 @@ the same command again), 130 interrupted twice by Ctrl-C.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 STOPS = (signal.SIGUSR1, signal.SIGTERM)
 asked: list[int] = []
@@ -25,7 +26,22 @@ from fno.cli import find_device  # noqa: E402
 from fno.files import UsageError  # noqa: E402
 from fno.generate import Stopped  # noqa: E402
 from fno.parallel import World  # noqa: E402
+from fno.record import Run  # noqa: E402
+from fno.settings import Settings  # noqa: E402
 from fno.train import train  # noqa: E402
+
+
+def look(cell: Settings, runs: Sequence[Run]) -> None:
+    """Refuse run folders with another configuration; with --force empty them all before the first run is trained.
+
+    An interruption in the first cell then leaves no old results in the others, which would pass for new ones.
+    """
+    for run in runs:
+        if cell.force:
+            run.prepare(force=True)
+            run.release()
+        else:
+            run.check_config()
 
 
 def main() -> int:
@@ -40,7 +56,7 @@ def main() -> int:
         world = World(find_device(args.device))
         cells = [(cell, cell.runs(args.seeds)) for cell in settings(args, config, world)]
         for cell, runs in cells:
-            world.share(lambda cell=cell, runs=runs: None if cell.force else [run.check_config() for run in runs])
+            world.share(lambda cell=cell, runs=runs: look(cell, runs))
         codes = []
         for cell, runs in cells:
             codes.append(train(cell, runs, world))

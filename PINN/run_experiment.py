@@ -34,6 +34,11 @@ def main() -> int:
         rows, physical, seeds = parse(sys.argv[1:])
         for settings in rows:
             check(settings, settings.runs(physical, seeds))
+        if rows[0].force:  # an interruption in the first row leaves no old result in the others
+            for settings in rows:
+                for run in settings.runs(physical, seeds):
+                    run.prepare(force=True)
+                    run.release()
         codes = []
         for settings in rows:
             codes.append(train(settings, settings.runs(physical, seeds)))

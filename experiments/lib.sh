@@ -54,8 +54,11 @@ absolute() {
 # check_choice NAME "ALLOWED ..." VALUE...
 check_choice() {
     local value
+    local -A seen=()
     (($# > 2)) || die "$1 is empty; allowed: $2"
     for value in "${@:3}"; do
+        [[ -z ${seen["x$value"]:-} ]] || die "$1: '$value' is given twice"
+        seen["x$value"]=1
         [[ " $2 " == *" $value "* && $value != *" "* ]] || die "$1 must be one of: $2; got '$value'"
     done
 }

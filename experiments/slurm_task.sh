@@ -20,6 +20,17 @@ trap 'terminated=true; forward TERM' TERM
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
+# has_begun TASK: with --force it first removes all results; what it then records is not to be removed again.
+has_begun() {
+    local run
+    local -a runs
+    mapfile -t runs < <(expand_braces "${task_runs[$1]}")
+    for run in "${runs[@]}"; do
+        [[ -n $run && -e $RESULTS/$run/metrics.json ]] || return 0
+    done
+    return 1
+}
+
 main() {
     local list=$1 task=$(($2 + SLURM_ARRAY_TASK_ID)) code=75 restarts=${SLURM_RESTART_COUNT:-0} command
     local job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID told=false tenths
@@ -27,7 +38,7 @@ main() {
     load_tasks "$list"
     [[ -n ${task_lines[task]:-} ]] || die "$list has no task $task"
     command=${task_lines[task]}
-    ((restarts == 0)) || command=${command/ --force/} # it began anew once, now it goes on
+    ! { ((restarts)) && has_begun "$task"; } || command=${command/ --force/} # anew once, now it goes on
     export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
     echo "$(date '+%F %T') ${task_labels[task]} on $(uname -n), GPU ${CUDA_VISIBLE_DEVICES:-none}, restart $restarts"
     echo "--- $(date '+%F %T') job $job on $(uname -n): $command" >>"$(log_of "$task")"

@@ -100,6 +100,13 @@ data_options=${DATA_OPTIONS:-${ROWS[$SCALE]}}
 [[ $data_options =~ (^|[[:space:]])--ntrain[[:space:]=]+([1-9][0-9]*)([[:space:]]|$) ]] ||
     die "DATA_OPTIONS needs --ntrain, the rows of which N are trained on; got '$data_options'"
 rows=${BASH_REMATCH[2]}
+declare -a words=()
+split_words words "$data_options"
+for word in "${words[@]}"; do
+    # Tasks share the files: each would make them again, or none at all.
+    [[ ! ${word%%=*} =~ ^(--force|--verify|--help|-h|--datapath|--(e|adr|o)[12])$ ]] ||
+        die "DATA_OPTIONS: ${word%%=*} is not for a sweep, whose tasks share the files; see --help for DATA and RANGES"
+done
 for n in $N; do
     ((10#$n > 0 && rows % 10#$n == 0)) || die "N must divide the $rows rows of --ntrain; got '$n'"
 done

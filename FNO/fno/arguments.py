@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .cli import BUDGETS, Help, Parser, find_device, unique
-from .configs import LOSS_STYLES, MODULE, OPTIMIZERS, SCHEDULERS, Config, find_yaml, read, resolve
+from .configs import LOSS_STYLES, MODULE, OPTIMIZERS, SCHEDULERS, Config, check, find_yaml, read, resolve
 from .data import check_scales, inspect, read_scales
 from .datafile import write_scales
 from .files import UsageError
@@ -110,7 +110,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     if args.budget and "max_epochs" not in given:
         given["max_epochs"] = "auto"
     for name, value in given.items():
-        resolve(keys | {name: value}, f"--{name}")
+        check(name, value, f"--{name}")
     args.seeds = unique(args.seed or [config.seed], "--seed")
     args.subsamples = unique(args.subsample or [config.subsample], "--subsample")
     for flag, values, least in (("--seed", args.seeds, 0), ("--subsample", args.subsamples, 1)):

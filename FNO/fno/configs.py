@@ -179,7 +179,7 @@ def resolve(keys: dict[str, Any], source: str) -> Config:
     system = SYSTEMS.get(keys["system"]) if isinstance(keys["system"], str) else None
     if system is None:
         raise UsageError(f"{source}: system must be one of {', '.join(SYSTEMS)}, got {keys['system']!r}")
-    values = {key: _check(key, value, source) for key, value in keys.items() if key != "range"}
+    values = {key: check(key, value, f"{source}: {key}") for key, value in keys.items() if key != "range"}
     return Config(**values, range=_range(keys["range"], system, source))
 
 
@@ -223,8 +223,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _check(key: str, value: Any, source: str) -> Any:
+def check(key: str, value: Any, label: str) -> Any:
+    """Return the value of a key. Raises UsageError for one that is not allowed; `label` is what the text calls it."""
     allowed, words = _RULES[key]
     if not allowed(value):
-        raise UsageError(f"{source}: {key} must be {words}, got {value!r}")
+        raise UsageError(f"{label} must be {words}, got {value!r}")
     return value

@@ -102,12 +102,17 @@ def inspect(path: Path, system: System, limits: tuple[float, float]) -> DataFile
         if not {fields.dtype, tensor.dtype} <= {np.dtype(name) for name in FLOATS}:
             raise UsageError(f"{path}: fields and tensor must be {', '.join(FLOATS)}, got {fields.dtype} and "
                              f"{tensor.dtype}")
-        attributes = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
+        attributes = read_attributes(file)
     if attributes.get("system", system.name) != system.name:
         raise UsageError(f"{path} holds {attributes['system']}, but the configuration is one of {system.name}")
     if not np.array_equal(attributes.get("range", limits), limits):
         raise UsageError(f"{path} holds the range {attributes['range']}, but the configuration asks for {list(limits)}")
     return DataFile(path, rows, size, attributes)
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """The root attributes as plain values."""
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
 
 
 def read_scales(path: Path, system: System) -> np.ndarray:
@@ -164,6 +169,8 @@ def load(file: DataFile, scales: np.ndarray, subsample: int = 1, device: torch.d
     coefficients = torch.empty(count, columns, dtype=torch.float64)
     norms = torch.empty(count, dtype=torch.float64)
     with opened(file.path) as data:
+        if data["fields"].shape != (file.rows, 2, size, size) or read_attributes(data) != file.attributes:
+            raise UsageError(f"{file.path} has been replaced since this command looked at it; give the command again")
         for start in range(0, count, BLOCK):
             stop = min(start + BLOCK, count)
             rows = slice(start * subsample, (stop - 1) * subsample + 1, subsample)

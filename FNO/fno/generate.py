@@ -206,6 +206,8 @@ def generate(system_name: str, argv: Sequence[str]) -> None:
             if job not in missing or not _make(job, sampler, signals):
                 print(f"{job.target}: already there", flush=True)
         _make_scales(jobs[0], Path(args.datapath) / scales_name(system, *bounds), len(system.coefficients))
+        if signals.requested:  # while the last file or the scales were made: whoever called must not go on
+            raise Stopped(75, f"{signals.requested}: stopped, with all files made; the same command goes on")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import Tensor
 from .data import Samples
 from .files import atomic_write
 from .parallel import World
-from .record import REQUEUE, Run, claim_all
+from .record import REQUEUE, Run, begin
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
 from .settings import Settings
 
@@ -76,24 +76,12 @@ def train(settings: Settings, runs: Sequence[Run], world: World) -> int:
 
 def claim(settings: Settings, runs: Sequence[Run]) -> tuple[int, list[int]]:
     """The exit code so far and the numbers of the runs that are to be trained here; says which are not and why."""
-    for run in runs:
-        if settings.force or not run.is_done():
-            run.prepare(settings.force)
-        else:
-            run.tidy()
-    done = [run for run in runs if run.is_done()]
-    if done:
-        what = f"{done[0].path}" if len(done) == 1 else f"{len(done)} runs of {settings.label}"
-        print(f"already done, nothing to do: {what} (--force trains again)", file=sys.stderr)
-    ours = claim_all([run for run in runs if not run.is_done()])
-    others = [run for run in runs if run not in ours and not run.is_done()]
-    for run in others:
-        print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
-    chosen = [k for k, run in enumerate(runs) if run in ours and not run.is_done()]
+    ours, busy = begin(runs, settings.force, settings.label)
+    chosen = [k for k, run in enumerate(runs) if run in ours]
     if chosen and settings.batch < settings.config.batch_size:
         print(f"n = {settings.n} is less than a batch of {settings.config.batch_size}: every update takes all samples",
               file=sys.stderr)
-    return BUSY if others else 0, chosen
+    return BUSY if busy else 0, chosen
 
 
 class Trainer:

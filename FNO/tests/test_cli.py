@@ -21,6 +21,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import small  # noqa: E402
+from fno import datafile, generate, train  # noqa: E402
 from fno.arguments import make_parser, parse, settings  # noqa: E402
 from fno.configs import MODULE  # noqa: E402
 from fno.files import strict  # noqa: E402
@@ -280,6 +281,34 @@ def test_stopped_while_the_data_are_made(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert "the same command goes on" in process.communicate(timeout=60)[1] and process.returncode == 75
     assert part.with_name("progress.json").exists() and not (tmp_path / "out").exists()
+
+
+def test_asked_to_stop_while_the_scales_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes once: it is not lost with the last file."""
+    def write(path: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        datafile.write_scales(path, target)
+    monkeypatch.setattr(generate, "write_scales", write)
+    done = small.call(*tiny(tmp_path, tmp_path / "d"), f"--generate={SMALL}", cwd=tmp_path)
+    assert done.returncode == 75 and "SIGUSR1: stopped, with all files made" in done.stderr, done
+    assert (tmp_path / "d" / small.names()["scales"]).exists() and not (tmp_path / "out").exists()
+
+
+def test_force_removes_all_old_results_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in the first cell, the same command without --force trains the second one anew too."""
+    words = [*tiny(tmp_path, data), "--subsample", "2", "4"]
+    assert small.call(*words, cwd=tmp_path).returncode == 0 and len(small.results(tmp_path)) == 2
+    step = train.Trainer.step
+
+    def stop(self: train.Trainer, order: object) -> None:
+        step(self, order)
+        os.kill(os.getpid(), signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "step", stop)
+        assert small.call(*words, "--force", cwd=tmp_path).returncode == 75
+    assert not small.results(tmp_path)
+    again = small.call(*words, cwd=tmp_path)
+    assert again.returncode == 0 and "already done" not in again.stderr and len(small.results(tmp_path)) == 2
 
 
 # ---- runs that fail ------------------------------------------------------------------------------------------------

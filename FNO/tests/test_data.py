@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,17 @@ def open_all(folder: Path, system: str = "poisson") -> tuple[Any, np.ndarray]:
     names = small.names(system)
     file = inspect(folder / names["train"], SYSTEMS[system], small.RANGES[system])
     return file, read_scales(folder / names["scales"], SYSTEMS[system])
+
+
+def test_a_file_that_was_replaced_after_the_look_at_it_is_refused(tmp_path: Path) -> None:
+    file, scales = open_all(small.make_data(tmp_path))
+    load(file, scales)
+    for sizes in ({"seed": 5}, {"seed": 5, "ntrain": 40}):
+        small.make_data(tmp_path / "other", **sizes)
+        (tmp_path / "other" / file.path.name).replace(file.path)
+        with pytest.raises(UsageError, match="has been replaced since"):
+            load(file, scales)
+        shutil.rmtree(tmp_path / "other")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

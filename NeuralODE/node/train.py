@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .files import UsageError
-from .record import REQUEUE, Run, claim_all, common_position
+from .record import REQUEUE, Run, begin, common_position
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
 from .settings import Settings
 from .strategies.base import Stage
@@ -41,21 +41,8 @@ def train(settings: Settings, runs: Sequence[Run]) -> int:
         UsageError: for a run folder that cannot be written or holds another configuration.
     """
     check(settings, runs)
-    for run in runs:
-        if settings.force or not run.is_done():
-            run.prepare(settings.force)
-        else:
-            run.tidy()
-    done = [run for run in runs if run.is_done()]
-    if done:
-        what = f"{done[0].path}" if len(done) == 1 else f"{len(done)} runs of {settings.label}"
-        print(f"already done, nothing to do: {what} (--force trains again)", file=sys.stderr)
-    waiting = [run for run in runs if not run.is_done()]
-    ours = [run for run in claim_all(waiting) if not run.is_done()]
-    for run in waiting:
-        if run not in ours and not run.is_done():
-            print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
-    code = BUSY if any(run not in ours and not run.is_done() for run in waiting) else 0
+    ours, busy = begin(runs, settings.force, settings.label)
+    code = BUSY if busy else 0
     keep_freed_memory()
     with Signals() as signals:
         for position, group in groups(settings, ours):

@@ -11,9 +11,7 @@
 
 For runs side by side:
 
-    for run in runs:
-        run.prepare(force)
-    runs = [run for run in claim_all(runs) if not run.is_done()]
+    runs, busy = begin(runs, force, "convection/lbfgs n_100")
     for position, group in common_position(runs):
         states = [run.load(position) for run in group] if position else None
         ...  # train: run.log(row); now and then run.save(position, state), then run.commit()
@@ -26,6 +24,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -371,6 +370,32 @@ def claim_all(runs: Sequence[Run]) -> list[Run]:
     """Claim runs, watching doubtful claims at the same time; give those that are ours."""
     with ThreadPoolExecutor(32) as pool:
         return [run for run, ours in zip(runs, pool.map(Run.claim, runs), strict=True) if ours]
+
+
+def begin(runs: Sequence[Run], force: bool, label: str) -> tuple[list[Run], bool]:
+    """Prepare and claim the runs that are to be trained here; say which are not and why.
+
+    Returns:
+        The runs that are ours, and whether another process has some of the others.
+
+    Raises:
+        UsageError: for a folder that cannot be written or holds another configuration.
+    """
+    for run in runs:
+        if force or not run.is_done():
+            run.prepare(force)
+        else:
+            run.tidy()
+    done = [run for run in runs if run.is_done()]
+    if done:
+        what = f"{done[0].path}" if len(done) == 1 else f"{len(done)} runs of {label}"
+        print(f"already done, nothing to do: {what} (--force trains again)", file=sys.stderr)
+    waiting = [run for run in runs if run not in done]
+    ours = [run for run in claim_all(waiting) if not run.is_done()]
+    others = [run for run in waiting if run not in ours and not run.is_done()]
+    for run in others:
+        print(f"left alone, another process is training it ({run.holder}): {run.path}", file=sys.stderr)
+    return ours, bool(others)
 
 
 def common_position(runs: Sequence[Run]) -> list[tuple[tuple[int, ...] | None, list[Run]]]:
