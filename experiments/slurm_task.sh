@@ -20,7 +20,7 @@ trap 'terminated=true; forward TERM' TERM
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-# has_begun TASK: with --force it first removes all results; what it then records is not to be removed again.
+# has_begun TASK: with --force it first removes the results of all its runs; one is missing since.
 has_begun() {
     local run
     local -a runs
