@@ -31,7 +31,8 @@ def printed(script: Path, away: Path, **settings: str) -> list[Task]:
 
 def flag(task: Task, name: str) -> str:
     words = shlex.split(task.command)
-    return words[words.index(name) + 1]
+    joined = [word.removeprefix(f"{name}=") for word in words if word.startswith(f"{name}=")]
+    return joined[0] if joined else words[words.index(name) + 1]
 
 
 @pytest.mark.parametrize("script", [SWEEP, TRAINING], ids=lambda path: path.name)

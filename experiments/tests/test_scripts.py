@@ -161,7 +161,9 @@ def test_signals_reach_the_tasks(pool: Callable[..., str], away: Path, number: i
     listens = "trap 'echo saved; exit 75' TERM; touch up; while :; do sleep 0.1; done"
     deaf = "trap '' TERM; echo $$ >up; while :; do sleep 0.1; done"
     text = pool(first=listens if times == 1 else deaf, second="touch never")
-    process = subprocess.Popen(["bash", "-c", text], cwd=away, env=environ(JOBS="1"), stdout=subprocess.PIPE, text=True)
+    # Started in the background or by nohup, the tests ignore these signals; a shell keeps ignoring what it was born with.
+    process = subprocess.Popen(["bash", "-c", text], cwd=away, env=environ(JOBS="1"), stdout=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     wait_for((away / "up").exists)
     time.sleep(0.3)
     for _ in range(times):
