@@ -161,7 +161,7 @@ def test_signals_reach_the_tasks(pool: Callable[..., str], away: Path, number: i
     listens = "trap 'echo saved; exit 75' TERM; touch up; while :; do sleep 0.1; done"
     deaf = "trap '' TERM; echo $$ >up; while :; do sleep 0.1; done"
     text = pool(first=listens if times == 1 else deaf, second="touch never")
-    # Started in the background or by nohup, the tests ignore these signals; a shell keeps ignoring what it was born with.
+    # Started in the background or by nohup, the tests ignore these signals, and so would a shell that they start.
     process = subprocess.Popen(["bash", "-c", text], cwd=away, env=environ(JOBS="1"), stdout=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     wait_for((away / "up").exists)
