@@ -92,6 +92,8 @@ class Trainer:
         self.data, self.val, self.test = data
         self.model = settings.build(run.key.seed)
         self.params = list(self.model.parameters())
+        for p in self.params:  # also where this process has no share of the first batch
+            p.grad = torch.zeros_like(p)
         if self.config.optimizer == "adam":
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.params, self.config.lr)
         else:
@@ -152,7 +154,7 @@ class Trainer:
                 (losses.sum() / count).backward()
                 sums[:2] += torch.stack([losses.detach().sum(), errors.sum()])
                 sums[2] += len(block)
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
+        gradients = [p.grad for p in self.params]
         self.world.add(gradients)
         self.world.add([sums])
         sums[3] = torch.nn.utils.get_total_norm(gradients)

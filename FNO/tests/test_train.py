@@ -236,13 +236,13 @@ def same(path: Path, other: Path) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(cell: Any, data: Path, tmp_path: Path) -> None:
-    """Batches of 5 and 2 samples over two processes; a run that these began is ended by one."""
+    """Batches of 1 and of 5 or 2 samples over two processes; a run that these began is ended by one."""
     flags = ["--yaml_config", tmp_path / "tiny.yaml", "--config", "tiny", "--data_dir", data, "--subsample", "2",
              "--device", "cpu", "--precision", "float64", "--root_dir", "two"]
-    settings = cell()
+    settings = cell("--batch_size", "1")  # the second process has nothing to do but to keep in step
     folder = settings.run(0).path.relative_to(tmp_path / "runs")
     trained(settings)
-    process = launch(2, *flags, "--seed", "0", cwd=tmp_path)
+    process = launch(2, *flags, "--seed", "0", "--batch_size", "1", cwd=tmp_path)
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
     assert json.loads((tmp_path / "two" / folder / "metrics.json").read_text())["metrics"]["processes"] == 2
