@@ -57,6 +57,8 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (SWEEP, {"N": "0"}, "N must divide the 2048 rows of --ntrain; got '0'"),
     (SWEEP, {"N": "64", "DATA_OPTIONS": "--n 32 --ntrain=96"}, "N must divide the 96 rows of --ntrain; got '64'"),
     (SWEEP, {"N": "many"}, "N: allowed are whole numbers"),
+    (SWEEP, {"RANGES": "1-2.5 1-2.5"}, "RANGES: '1-2.5' is given twice"),
+    (SWEEP, {"SYSTEM": "poisson poisson"}, "SYSTEM: 'poisson' is given twice"),
     (SWEEP, {"SEEDS": "-1"}, "SEEDS: allowed are whole numbers"),
     (SWEEP, {"DATA_OPTIONS": "--n 32"}, "DATA_OPTIONS needs --ntrain, the rows of which N are trained on; got"),
     (SWEEP, {"DATA_OPTIONS": "--ntrain 2048 --force"}, "DATA_OPTIONS: --force is not for a sweep"),
