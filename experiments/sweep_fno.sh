@@ -10,8 +10,8 @@
 #     SYSTEM   poisson | advdiff | helmholtz (one range, 1-10), several of them, or all: the paper's two  [poisson]
 #     OPT      adam  [adam]
 #     SIZE     of the network: 64K | 1M | 16M  [64K; 1M with SCALE=paper]
-#     SCALE    smoke: 2 x 2 on 32 x 32 grids, seconds | laptop: 4 x 4 on 64 x 64, batches of 4, minutes to an
-#              hour | paper: 8 x 8 on 128 x 128, 5 seeds, for GPUs  [laptop]
+#     SCALE    smoke: 2 x 2 on 32 x 32 grids, seconds | laptop: 4 x 4 on 64 x 64, batches of 4, half an hour
+#              by estimate | paper: 8 x 8 on 128 x 128, 5 seeds, for GPUs  [laptop]
 #     LAUNCH   slurm: submit to SLURM | local: train here | print: show the commands | auto: slurm where it answers,
 #              else local  [auto]
 #     JOBS     tasks at a time, with local  [number of GPUs, else of cores]

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .datafile import read_attributes
 from .files import UsageError
 from .systems import System
 
@@ -108,11 +109,6 @@ def inspect(path: Path, system: System, limits: tuple[float, float]) -> DataFile
     if not np.array_equal(attributes.get("range", limits), limits):
         raise UsageError(f"{path} holds the range {attributes['range']}, but the configuration asks for {list(limits)}")
     return DataFile(path, rows, size, attributes)
-
-
-def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """The root attributes as plain values."""
-    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
 
 
 def read_scales(path: Path, system: System) -> np.ndarray:

@@ -39,12 +39,17 @@ def attributes(path: Path) -> dict[str, Any]:
     """
     try:
         with h5py.File(path, "r") as file:
-            found = {name: x.item() if np.ndim(x) == 0 and hasattr(x, "item") else x for name, x in file.attrs.items()}
+            found = read_attributes(file)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {_reason(error)}") from error
     if not found.get("complete"):
         raise UsageError(f"{path} was not made by this generator")
     return found
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """Root attributes as plain values."""
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
 
 
 def _reason(error: OSError) -> str:

@@ -102,7 +102,7 @@ class Trainer:
         self.epoch, self.step_number = 0, 0
         self.best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "error": math.nan, "model": {}}
         self.unvalidated = 0  # epochs since the last validation
-        self.sums = torch.zeros(4, dtype=torch.float64, device=settings.device)  # loss, error, samples; |g|
+        self.sums = torch.zeros(3, dtype=torch.float64, device=settings.device)  # of the epoch: loss, error, |g|
         self.last: dict[str, float] = {}  # what the last epoch gave
         self.seconds, self.stop_reason = 0.0, "budget"
         self.progress = Progress(settings.label + f" seed_{run.key.seed}", None if world.first else 0)
@@ -153,11 +153,10 @@ class Trainer:
                 losses, errors = self.losses(*self.data.batch(block))
                 (losses.sum() / count).backward()
                 sums[:2] += torch.stack([losses.detach().sum(), errors.sum()])
-                sums[2] += len(block)
         gradients = [p.grad for p in self.params]
         self.world.add(gradients)
         self.world.add([sums])
-        sums[3] = torch.nn.utils.get_total_norm(gradients)
+        sums[2] = torch.nn.utils.get_total_norm(gradients)
         self.sums += sums
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -195,9 +194,10 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """Validate where it is time, keep the best weights, log, and go to the next epoch."""
-        loss, error, count, norm = self.sums.tolist()
+        loss, error, norm = self.sums.tolist()
         line: dict[str, float | None] = {
-            "train_loss": error / count, "objective": loss / count, "val_error": None, "val_objective": None,
+            "train_loss": error / len(self.data), "objective": loss / len(self.data),
+            "val_error": None, "val_objective": None,
             "grad_norm": norm / self.steps, "learning_rate": self.learning_rate()}
         self.epoch, self.step_number, self.unvalidated = self.epoch + 1, 0, self.unvalidated + 1
         self.sums.zero_()

@@ -33,7 +33,7 @@ KEYS = ("schema module model system strategy physical data seed train_loss test_
         "iterations evaluations seconds config environment")
 METRICS = {"train_objective", "train_error_running", "train_error_best", "test_error_last", "val_error",
            "val_error_last", "val_objective", "best_epoch", "epochs", "parameters", "processes"}
-COLUMNS = ("iteration epoch stage train_loss objective grad_norm learning_rate val_objective val_error seconds")
+COLUMNS = ("iteration epoch stage train_loss objective val_error val_objective grad_norm learning_rate seconds")
 FILES = {"config.json", "history.csv", "metrics.json", "model.pt", "model_best.pt", "model_init.pt"}
 SMALL = "--n 16 --ntrain 32 --nval 32 --ntest 8 --device cpu"
 
@@ -85,7 +85,7 @@ def test_two_subsamples_and_two_seeds_from_nothing(tmp_path: Path) -> None:
         assert found["data"] == {"name": "n", "value": cell.n} and found["metrics"]["parameters"] == 66_025
         assert (found["status"], found["stop_reason"], found["iterations"]) == ("finished", "budget", 3)
         assert {"python", "torch", "device", "git_commit"} <= set(found["environment"])
-        assert set(rows[0]) == set(COLUMNS.split()) and [row["epoch"] for row in rows] == ["1", "2", "3"]
+        assert list(rows[0]) == COLUMNS.split() and [row["epoch"] for row in rows] == ["1", "2", "3"]
         assert [float(row["learning_rate"]) for row in rows] == pytest.approx([2e-3, 1.5e-3, 0.5e-3])
         validated = [float(row["val_objective"]) for row in rows if row["val_objective"]]
         assert len(validated) == (2 if cell.n == 4 else 3)  # 8 samples are validated: every other epoch, and the last

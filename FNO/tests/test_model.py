@@ -105,7 +105,7 @@ def test_output_is_independent_of_the_company_in_a_batch() -> None:
 
 
 @pytest.mark.parametrize(("size", "coefficients", "count"), [
-    ("64K", 3, 66_025), ("1M", 3, 1_050_321), ("1M", 5, 1_050_353), ("16M", 3, 16_802_625)])
+    ("64K", 3, 66_025), ("1M", 5, 1_050_353)])  # the others: test_configs.py
 def test_published_numbers_of_parameters(size: str, coefficients: int, count: int) -> None:
     modes, width = SIZES[size]
     model = FNO2d(coefficients, modes, width, 2 * width)

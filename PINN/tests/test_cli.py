@@ -212,6 +212,12 @@ def test_finished_run(warm: Warm, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     assert warm.run(*flags, "--loss", "l1", "--force")["rc"] == 0
     assert results(tmp_path)[0]["config"]["loss"] == "l1"
+    # Stopped in the first row, a second execution leaves no result of the first in the other row.
+    flags += ["--loss", "l1", "--num_res", "20", "30", "--checkpoint_every", "0"]
+    whole = warm.run(*flags, "--force")
+    assert whole["rc"] == 0 and len(results(tmp_path)) == 2
+    assert warm.run(*flags, "--force", at=whole["operations"] // 3, send="SIGTERM")["rc"] == 75
+    assert not any("n_30" in str(path) for path in tmp_path.rglob("metrics.json"))
 
 
 def test_leftovers_of_a_kill_after_the_end_are_removed(warm: Warm, tmp_path: Path) -> None:
