@@ -32,11 +32,11 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from io import BytesIO, FileIO, StringIO
+from io import FileIO, StringIO
 from pathlib import Path
 from typing import Any
 
-from .files import Claimable, UsageError, atomic_write, read_text, strict, warn_once, write_json
+from .files import Claimable, UsageError, atomic_write, read_text, strict, tensor_writer, warn_once, write_json
 
 REQUEUE = 75  # exit code of a run that was asked to stop and can go on: "requeue me"
 AXES = ("physical", "data")  # of a regime map
@@ -201,8 +201,8 @@ class Run(Claimable):
         """
         try:
             self._write_rows(sync=True)
-            data = _serialise({"position": position, "rows": self._rows, "state": state})
-            atomic_write(self._checkpoint, lambda file: file.write(data), self._previous)
+            data = {"position": position, "rows": self._rows, "state": state}
+            atomic_write(self._checkpoint, tensor_writer(data), self._previous)
         except OSError as error:
             warn_once(f"{self._checkpoint} not saved, training goes on: {error}", "save")
             return False
@@ -291,8 +291,7 @@ class Run(Claimable):
         result |= {"config": self.config, "environment": environment}
         self._write_rows(sync=True)
         if model is not None:
-            data = _serialise(model)
-            atomic_write(self.path / "model.pt", lambda file: file.write(data))
+            atomic_write(self.path / "model.pt", tensor_writer(model))
         write_json(self.path / "metrics.json", result)
         for path in (self._checkpoint, self._previous):
             path.unlink(missing_ok=True)
@@ -324,47 +323,6 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         flat |= {f"{name}.{k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _compact(obj: Any) -> Any:
-    """Copy tensors: a slice of stacked weights would be saved with the storage of all runs."""
-    if hasattr(obj, "detach"):
-        return obj.detach().clone()
-    if isinstance(obj, Mapping):
-        return {key: _compact(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        copies = [_compact(value) for value in obj]
-        return copies if isinstance(obj, list) else tuple(copies)
-    return obj
-
-
-def _serialise(obj: Any) -> memoryview:
-    """Give the bytes of torch.save, made in memory so that a full disk is a clean OSError."""
-    import torch
-
-    buffer, types = BytesIO(), _types(obj)
-    torch.save(_compact(obj), buffer)
-    buffer.seek(0)
-    try:  # what cannot be read back must not replace what can; it depends on the types alone
-        if not types <= _readable_types:
-            torch.load(buffer, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise TypeError(f"save tensors, numbers, strings and containers only: {reason}") from error
-    _readable_types.update(types)
-    return buffer.getbuffer()
-
-
-_readable_types: set[Any] = set()
-
-
-def _types(obj: Any) -> set[Any]:
-    """Types in a nested structure, with the dtypes of tensors."""
-    if isinstance(obj, Mapping):
-        inner = [*obj.keys(), *obj.values()]
-    else:
-        inner = obj if isinstance(obj, (list, tuple)) else ()
-    return {(type(obj), getattr(obj, "dtype", None))}.union(*map(_types, inner))
 
 
 def claim_all(runs: Sequence[Run]) -> list[Run]:

@@ -10,7 +10,6 @@ the steps within an epoch; signals are obeyed and checkpoints written between st
 from __future__ import annotations
 
 import copy
-import io
 import math
 import sys
 import time
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .data import Samples
-from .files import atomic_write
+from .files import atomic_write, tensor_writer
 from .parallel import World
 from .record import REQUEUE, Run, begin
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
@@ -261,9 +260,7 @@ class Trainer:
     def write(self, name: str, state: dict[str, Tensor]) -> None:
         """Write weights into the run folder."""
         if self.world.first:
-            buffer = io.BytesIO()  # a full disk is then a clean OSError
-            torch.save(self.weights(state), buffer)
-            atomic_write(self.run.path / name, lambda file: file.write(buffer.getbuffer()))
+            atomic_write(self.run.path / name, tensor_writer(self.weights(state)))
 
     # Checkpoints ------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -27,6 +27,7 @@ from .settings import Settings
 from .strategies.base import Stage
 
 WRITERS = 8  # files written at a time: most of the time goes by waiting for the disk
+SPARING = 20  # a checkpoint that took t seconds is not repeated before SPARING t have passed
 BUSY = 3  # exit code: nothing failed, but another process holds some of the runs
 
 
@@ -138,11 +139,13 @@ class Group:
                         for r, row in enumerate(self.rows)]
         self.calls = torch.zeros(len(self.rows), dtype=torch.int64)  # evaluations in the step at work
         self.stage, self.steps = 0, 0
+        self.trace: dict[str, Sequence[float]] = {}  # columns of the last step
         self.optimizer: torch.optim.Optimizer | None = None
         self.environment = environment(settings.device)
         self.progress = Progress(settings.label)
         self.wandb = Wandb(settings.wandb, settings.wandb_project, group=settings.wandb_group)
         self.clock = self.saved = time.monotonic()
+        self.pause = settings.checkpoint_seconds
         if position is not None:
             self.resume(position)
 
@@ -168,7 +171,7 @@ class Group:
                     if signals.requested:
                         self.save()
                         return True
-                    if time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
+                    if time.monotonic() - self.saved >= self.pause:
                         self.save()
                 self.end_stage(stage)
         finally:
@@ -203,9 +206,12 @@ class Group:
             self.count(r, loss, now - self.clock, last=self.steps == stage.steps)
         self.calls.zero_()
         self.clock = now
-        every = self.settings.log_every
+        self.trace, every = self.strategy.trace(losses), self.settings.log_every
         if before // every < min(self.counters[r].total for r in running) // every:
             self.log(running)
+        elif self.trace:
+            going = self.active(stage)  # the others get a full line, at the end of the stage
+            self.write_lines([r for r in running if going[r]], {}, self.trace)
         self.show(losses)
 
     def closure(self, optimizer: torch.optim.Optimizer):
@@ -264,9 +270,15 @@ class Group:
         wanted = torch.tensor(list(rows))  # only these: rounding depends on the company
         columns = self.objective.columns(self.params, wanted)
         columns["grad_norm"] = self.objective.gradient_norms(self.params, wanted)
-        extra = self.strategy.columns()
+        extra = self.trace | self.strategy.columns()
         if hasattr(self.optimizer, "columns"):
             extra |= self.optimizer.columns()
+        self.write_lines(rows, columns, extra)
+        return columns
+
+    def write_lines(self, rows: Sequence[int], columns: Mapping[str, Sequence[float]],
+                    extra: Mapping[str, Sequence[float]]) -> None:
+        """Append columns, those in `extra` last, (R,) each, to the histories of these rows."""
         for r in rows:
             counter = self.counters[r]
             if counter.logged == counter.total:  # the end of a stage often is a time to log as well
@@ -279,7 +291,6 @@ class Group:
                 if end >= self.stage and k not in self.failed and not self.runs[k].is_done():
                     self.runs[k].log(line)
                     self.wandb.log(self.runs[k], line)
-        return columns
 
     def finish(self, ending: Sequence[tuple[int, int]], columns: dict[str, list[float]]) -> None:
         """Write the final records of (row, run) pairs."""
@@ -325,7 +336,7 @@ class Group:
 
     def save(self) -> None:
         """Write a checkpoint of every row; runs that only follow a row note the position."""
-        position = (self.stage, self.steps)
+        position, start = (self.stage, self.steps), time.monotonic()
 
         def write(r: int) -> bool:
             state = {"params": [p[r].detach() for p in self.params], "counters": vars(self.counters[r]),
@@ -342,6 +353,8 @@ class Group:
             for run in self.runs:
                 run.commit()
         self.saved = time.monotonic()
+        if self.pause:  # 0: after every step
+            self.pause = max(self.settings.checkpoint_seconds, SPARING * (self.saved - start))
 
     def resume(self, position: tuple[int, ...]) -> None:
         """Go on from the checkpoints at `position`."""
@@ -350,12 +363,16 @@ class Group:
         states = [loaded[row.owner] for row in self.rows]
         with torch.no_grad():
             for i, p in enumerate(self.params):
-                p.copy_(torch.stack([state["params"][i] for state in states]))
+                p.copy_(stack([state["params"][i] for state in states]))
         self.counters = [Counters(**state["counters"]) for state in states]
         for name in states[0]["strategy"]:
-            rows = torch.stack([state["strategy"][name] for state in states])
+            rows = stack([state["strategy"][name] for state in states])
             self.strategy.state[name] = rows.to(self.settings.device) if rows.is_floating_point() else rows
         self.optimizer = self.stages[self.stage].build(self.params)
         for name, fresh in self.optimizer.run_state.items():
-            rows = torch.stack([state["optimizer"][name] for state in states])
-            self.optimizer.run_state[name] = rows.to(fresh.device)
+            fresh.copy_(stack([state["optimizer"][name] for state in states]))
+
+
+def stack(rows: Sequence[Tensor]) -> Tensor:
+    """Tensors along a new first axis; a single one is not copied."""
+    return rows[0][None] if len(rows) == 1 else torch.stack(list(rows))

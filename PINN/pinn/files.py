@@ -2,7 +2,7 @@
 
 What must be whole is written to `*.tmp`, synced and moved into place (atomic_write, write_json). A folder belongs to
 the process whose `claim` file lies in it (Claimable): the process touches the file every HEARTBEAT seconds, and when it
-is dead the next one takes the claim over. Nothing here needs torch.
+is dead the next one takes the claim over. torch is imported only to write tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
@@ -83,6 +84,84 @@ def read_text(path: Path) -> str | None:
     with suppress(FileNotFoundError, NotADirectoryError):
         return path.read_text(encoding="utf-8")
     return None
+
+
+def tensor_writer(obj: Any) -> Callable[[BinaryIO], object]:
+    """What writes an object as torch.save does, straight to a file: a state may be as large as the memory left.
+
+    Raises TypeError for what torch.load(weights_only=True) would refuse: that must not replace what can be read back.
+    """
+    import torch
+
+    types = _types(obj)
+    try:  # it depends on the types alone, so a copy without the numbers tells
+        if not types <= _readable_types:
+            buffer = BytesIO()
+            torch.save(_each_tensor(obj, lambda tensor: tensor.new_empty(0, device="cpu")), buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TypeError(f"save tensors, numbers, strings and containers only: {reason}") from error
+    _readable_types.update(types)
+
+    def write(file: BinaryIO) -> None:
+        sink = _Sink(file)
+        torch.save(_each_tensor(obj, _compact), sink)
+        if sink.error is not None:
+            raise sink.error
+
+    return write
+
+
+class _Sink:
+    """A file for torch.save, which would turn the error of a full disk into another: it is kept for afterwards."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: Any) -> int:
+        """All of it is taken; what comes after an error is dropped."""
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """The file is flushed when it is whole."""
+
+
+def _compact(tensor: Any) -> Any:
+    """A copy of a slice: stacked weights would be saved with the storage of all runs."""
+    tensor = tensor.detach()
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
+
+
+def _each_tensor(obj: Any, change: Callable[[Any], Any]) -> Any:
+    """A nested structure with its tensors replaced."""
+    if hasattr(obj, "detach"):
+        return change(obj)
+    if isinstance(obj, Mapping):
+        return {key: _each_tensor(value, change) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        copies = [_each_tensor(value, change) for value in obj]
+        return copies if isinstance(obj, list) else tuple(copies)
+    return obj
+
+
+_readable_types: set[Any] = set()
+
+
+def _types(obj: Any) -> set[Any]:
+    """Types in a nested structure, with the dtypes of tensors."""
+    if isinstance(obj, Mapping):
+        inner = [*obj.keys(), *obj.values()]
+    else:
+        inner = obj if isinstance(obj, (list, tuple)) else ()
+    return {(type(obj), getattr(obj, "dtype", None))}.union(*map(_types, inner))
 
 
 _warned: set[str] = set()

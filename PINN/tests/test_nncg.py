@@ -2,6 +2,7 @@
 
 import math
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pinn.optimizers import nncg, nystrom
+from pinn.optimizers import cg, nncg, nystrom
 from pinn.optimizers.nncg import NNCG
 
 DOUBLE = torch.float64
@@ -162,11 +163,11 @@ def test_pcg_solves_and_the_preconditioner_saves_iterations():
     a = h + 1e-2 * torch.eye(60, dtype=DOUBLE)
     exact = torch.linalg.solve(a, g[:, :, None])[:, :, 0]
     zero = torch.zeros_like(g)
-    plain = nncg.pcg(apply(a), lambda v: v, g, zero, 1e-10, 1000)
-    found = nncg.pcg(apply(a), lambda v: nystrom.precondition(v, u, values, mu), g, zero, 1e-10, 1000)
+    plain = cg.pcg(apply(a), lambda v: v, g, zero, 1e-10, 1000)
+    found = cg.pcg(apply(a), lambda v: nystrom.precondition(v, u, values, mu), g, zero, 1e-10, 1000)
     for solution in (plain, found):
         torch.testing.assert_close(solution.x, exact, rtol=1e-6, atol=1e-8)
-        assert [nncg.CG_EXIT[k] for k in solution.exit] == ["tolerance"] * 2
+        assert [cg.CG_EXIT[k] for k in solution.exit] == ["tolerance"] * 2
         assert (solution.residual <= 1e-10).all()
     assert found.iterations[0] * 4 < plain.iterations[0]
     assert found.iterations[1] <= 2 and plain.iterations[1] == 1  # the other system does not matter
@@ -181,7 +182,7 @@ def test_pcg_start_tolerance_and_cap():
     zero = torch.zeros_like(g)
 
     def solve(g: Tensor, x0: Tensor, tol: float = 1e-6, limit: int = 500) -> nncg.Solution:
-        return nncg.pcg(apply(a), lambda v: v, g, x0, tol, limit)
+        return cg.pcg(apply(a), lambda v: v, g, x0, tol, limit)
 
     assert solve(g, exact).iterations == 0
     cold = solve(g, zero)
@@ -190,7 +191,7 @@ def test_pcg_start_tolerance_and_cap():
     # Relative: a tiny gradient (a power of two: same digits) takes as long. An absolute one takes nothing.
     assert cold.iterations > 20 and solve(2.0**-30 * g, zero).iterations == cold.iterations
     short = solve(g, zero, limit=3)
-    assert short.iterations == 3 and nncg.CG_EXIT[short.exit] == "max_iter"
+    assert short.iterations == 3 and cg.CG_EXIT[short.exit] == "max_iter"
 
 
 def test_negative_curvature_exit_gives_descent():
@@ -202,8 +203,8 @@ def test_negative_curvature_exit_gives_descent():
     a[2] = math.nan
     mu = torch.full((3,), 1e-2, dtype=DOUBLE)
     u, values, _, _ = sketch(a, 5)
-    found = nncg.pcg(apply(a), lambda v: v, g, torch.zeros_like(g), 1e-12, 100)
-    exits = [nncg.CG_EXIT[k] for k in found.exit]
+    found = cg.pcg(apply(a), lambda v: v, g, torch.zeros_like(g), 1e-12, 100)
+    exits = [cg.CG_EXIT[k] for k in found.exit]
     assert exits == ["negative_curvature", "negative_curvature", "breakdown"]
     assert found.iterations[0] > 0 and found.iterations[1:].eq(0).all() and found.x.isfinite().all()
     newton = nystrom.precondition(g, u, values, mu)
@@ -212,7 +213,7 @@ def test_negative_curvature_exit_gives_descent():
     assert torch.equal(d[0], found.x[0]) and torch.equal(d[1:], newton[1:])
     assert (slope > 0).all()
     torch.testing.assert_close(slope, (g * d).sum(1))
-    warm = nncg.pcg(apply(a), lambda v: v, g, found.x, 1e-12, 100)._replace(x=g)  # even where the start points down
+    warm = cg.pcg(apply(a), lambda v: v, g, found.x, 1e-12, 100)._replace(x=g)  # even where the start points down
     assert warm.iterations[1] == 0 and nncg.DIRECTION[nncg.descent(g, warm, newton)[2][1]] == "sketch"
     d, _, kind = nncg.descent(g, found._replace(x=-g), newton=torch.full_like(g, math.inf))
     assert torch.equal(d, g) and [nncg.DIRECTION[k] for k in kind] == ["gradient"] * 3
@@ -554,6 +555,38 @@ def test_chunks_change_nothing(chunk_size):
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_loss_in_parts(chunk_size):
+    """A loss that comes in parts gives the steps of the whole, to rounding, with the graph of one part at a time."""
+    whole, split = Networks([0, 1, 2], bad=1), Networks([0, 1, 2], bad=1)
+    alive, most = set(), 0
+
+    class Parts:
+        """Terms of 25 squares in blocks; counts the graphs that are alive."""
+
+        def __iter__(self):
+            nonlocal most
+            w0, b0, w1, b1, _ = split.params
+            for block in torch.arange(25).split(7):
+                u = torch.tanh(split.t[:, block] @ w0 + b0) @ w1 + b1
+                part = split.factor * (u - split.target[:, block]).square().sum((1, 2)) / 25
+                alive.add(key := object())
+                weakref.finalize(part, alive.discard, key)
+                most = max(most, len(alive))
+                del u
+                yield part
+                del part
+
+    results = []
+    for problem, closure in ((whole, whole), (split, Parts)):
+        optimizer = NNCG(problem.params, rank=5, chunk_size=chunk_size)
+        losses = [optimizer.step(closure) for _ in range(3)]
+        results.append((values_of(problem.params), torch.stack(losses), optimizer.info["hvps"],
+                        optimizer.info["loss_evaluations"]))
+    torch.testing.assert_close(*results, rtol=1e-7, atol=1e-9, equal_nan=True)
+    assert most == 1
+
+
 def test_hessian_product_is_exact():
     """Against the dense Hessian; an unused and a linear parameter have none."""
     a = symmetric(normal(3, 6).abs(), 1)
@@ -563,7 +596,7 @@ def test_hessian_product_is_exact():
     graph = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
     v = normal(2, 9)
     expected = torch.cat([apply(a[rows])(v[:, :6]), torch.zeros(2, 3, dtype=DOUBLE)], 1)
-    product = nncg.hessian_product(graph, params, rows)
+    product = cg.hessian_product(lambda: [graph], params, rows)
     torch.testing.assert_close(product(v), expected)
     torch.testing.assert_close(product(torch.stack([v, 2 * v])), torch.stack([expected, 2 * expected]))
 

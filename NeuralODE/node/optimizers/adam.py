@@ -51,6 +51,11 @@ class FirstOrder(torch.optim.Optimizer):
         """Why the run cannot go on: it always can."""
         return ""
 
+    def rate(self, rows: Tensor, count: Tensor) -> Tensor:
+        """Learning rates (r,) of the runs `rows` (r,) at their `count`-th (r,) update."""
+        group = self.param_groups[0]
+        return group["lr"] * group["decay"] ** ((count - 1).double() / self.decay_every[rows]).floor()
+
     def update(self, grad: Tensor, rows: Tensor, count: Tensor) -> Tensor:
         """Direction (r, p) of the runs `rows` (r,) from their gradients (r, p); their `count`-th (r,) update."""
         raise NotImplementedError
@@ -80,10 +85,10 @@ class FirstOrder(torch.optim.Optimizer):
 
     def _advance(self, rows: Tensor) -> None:
         """One update of the runs `rows` (r,)."""
-        group, first = self.param_groups[0], self._params[0]
+        first = self._params[0]
         count = self.run_state["n_iter"][rows] + 1
         self.run_state["n_iter"][rows] = count
-        lr = group["lr"] * group["decay"] ** ((count - 1).double() / self.decay_every[rows]).floor()
+        lr = self.rate(rows, count)
         everyone, index = len(rows) == len(first), rows.to(first.device)
         grad = torch.cat([p.grad.flatten(1) for p in self._params], 1)
         step = self.update(grad if everyone else grad[index], index, count).mul_(lr.to(first)[:, None])

@@ -18,115 +18,24 @@ Tropp, Udell 2023 (SIAM J. Matrix Anal. Appl. 44(2)).
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .nystrom import SKETCH, Linear, precondition, sketch_hessian
+from .cg import TOLERANCE, Gradient, Solution, dot, flatten, hessian_product, pcg, unflatten
+from .nystrom import SKETCH, precondition, sketch_hessian
 
 ARMIJO, SHRINK = 0.1, 0.5  # sufficient decrease; next trial step
 RAISE, DECAY = 10.0, 0.5  # of mu after a failed step, after a good one
 
-# What the integers in `NNCG.info` stand for: an index into these.
+# What the integers in `NNCG.info` stand for: an index into these, and into CG_EXIT of cg.py.
 STOP = ("", "tolerance_grad", "line_search", "non_finite")
-CG_EXIT = ("running", "tolerance", "max_iter", "negative_curvature", "breakdown")
 DIRECTION = ("cg", "sketch", "gradient")
-RUNNING, TOLERANCE, MAX_ITER, NEGATIVE, BREAKDOWN = range(5)
+Losses = Tensor | Iterable[Tensor]  # (R,), or parts that add up to them
 
 COUNTS = ("n_iter", "stop", "failures", "sketch", "cg_iterations", "cg_exit", "direction", "hvps", "loss_evaluations")
 VALUES = ("loss", "new_loss", "grad_norm", "max_grad", "slope", "step_size", "cg_residual")
-
-
-class Solution(NamedTuple):
-    """What conjugate gradients found for r systems A x = g."""
-
-    x: Tensor  # (r, p)
-    residual: Tensor  # (r,) |g - A x| / |g|, as the recursion has it
-    iterations: Tensor  # (r,)
-    exit: Tensor  # (r,) index into CG_EXIT
-    products: Tensor  # (r,) products with A spent
-
-
-def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor], *lead: int) -> Tensor:
-    """Tensors (*lead, R, ...) side by side as (*lead, R, p), zeros for None."""
-    full = [p.new_zeros(*lead, *p.shape) if t is None else t for t, p in zip(tensors, like, strict=True)]
-    return torch.cat([t.reshape(*lead, len(p), -1) for t, p in zip(full, like, strict=True)], -1)
-
-
-def unflatten(vectors: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """(*lead, r, p) cut into the shapes of the parameters, (*lead, r, ...)."""
-    pieces = vectors.split([p[0].numel() for p in like], -1)
-    return [v.reshape(*v.shape[:-1], *p.shape[1:]) for v, p in zip(pieces, like, strict=True)]
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (r, p) x (r, p) -> (r,), summed in float64."""
-    return (a * b).sum(-1, dtype=torch.float64)
-
-
-def hessian_product(gradient: Sequence[Tensor | None], params: Sequence[Tensor], rows: Tensor) -> Linear:
-    """Function v -> H v of the runs `rows` (ascending): v is (r, p), or (c, r, p) for c vectors at once by vmap.
-
-    `gradient` is that of the summed loss with its graph, one a parameter; None where the loss does not depend on it.
-    """
-    runs = len(params[0])
-    curved = [k for k, g in enumerate(gradient) if g is not None and g.requires_grad]
-
-    def product(v: Tensor) -> Tensor:
-        if not curved:
-            return torch.zeros_like(v)
-        lead = v.shape[:-2]
-        if len(rows) < runs:
-            v = v.new_zeros(*lead, runs, v.shape[-1]).index_copy(-2, rows, v)
-        pieces = unflatten(v, params)
-        columns = torch.autograd.grad([gradient[k] for k in curved], params, [pieces[k] for k in curved],
-                                      retain_graph=True, allow_unused=True, is_grads_batched=bool(lead))
-        out = flatten(columns, params, *lead)
-        return out if len(rows) == runs else out.index_select(-2, rows)
-
-    return product
-
-
-def pcg(product: Linear, inverse: Linear, g: Tensor, x0: Tensor, tol: float, max_iter: int) -> Solution:
-    """Preconditioned conjugate gradients for r systems A x = g (r, p) at once, each stopping by itself.
-
-    A system ends at |g - A x| <= tol |g|, after max_iter iterations, at a direction q with q^T A q <= 0 (A is not
-    positive definite; the iterate so far is kept), or where a number is not finite. It starts from x0 (r, p), or from
-    zero where that is better. `product` is v (r, p) -> A v, `inverse` v -> P^-1 v, symmetric positive definite.
-    """
-    norm = dot(g, g).sqrt()
-    residual = g - product(x0)
-    better = (dot(residual, residual).sqrt() < norm)[:, None]  # False for NaN
-    x, residual = torch.where(better, x0, 0.0), torch.where(better, residual, g)
-    size = dot(residual, residual).sqrt()
-    z = inverse(residual)
-    q, rz = z, dot(residual, z)
-    code = torch.where(size <= tol * norm, TOLERANCE, RUNNING)
-    iterations = torch.zeros_like(code)
-    for _ in range(max_iter):
-        running = code == RUNNING
-        if not running.any():
-            break
-        v = product(q)
-        curvature = dot(q, v)
-        step = rz / curvature
-        next_residual = residual - step.to(g.dtype)[:, None] * v
-        next_size = dot(next_residual, next_residual).sqrt()
-        code = torch.where(running & ~next_size.isfinite(), BREAKDOWN, code)
-        code = torch.where(running & (curvature <= 0), NEGATIVE, code)
-        go = code == RUNNING
-        x = torch.where(go[:, None], x + step.to(g.dtype)[:, None] * q, x)
-        residual = torch.where(go[:, None], next_residual, residual)
-        size = torch.where(go, next_size, size)
-        iterations += go
-        z = inverse(residual)
-        rz, last = dot(residual, z), rz
-        q = torch.where(go[:, None], z + (rz / last).to(g.dtype)[:, None] * q, q)
-        code = torch.where(go & (size <= tol * norm), TOLERANCE, code)
-    products = 1 + iterations + (code >= NEGATIVE)
-    code = torch.where(code == RUNNING, MAX_ITER, code)
-    return Solution(x, size / norm, iterations, code, products)
 
 
 def descent(g: Tensor, solution: Solution, newton: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -274,12 +183,14 @@ class NNCG(torch.optim.Optimizer):
         return {name: info[name].tolist() for name in ("step_size", "cg_iterations", "cg_residual", "mu")}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+    def step(self, closure: Callable[[], Losses]) -> Tensor:
         """One Newton step of every active run.
 
         Args:
             closure: returns the losses (R,) at the parameters as they are, with graph unless under `torch.no_grad()`;
-                it calls no backward. Losses of runs not in `active` may be anything.
+                it calls no backward. Losses of runs not in `active` may be anything. For losses that are sums of parts,
+                too large to keep the graph of all: an iterable of these, (R,) each, that evaluates them anew whenever
+                it is walked.
 
         Returns:
             (R,) losses after the step; NaN for runs that are not active.
@@ -293,7 +204,7 @@ class NNCG(torch.optim.Optimizer):
             self.active = wanted
         return torch.where(active, self.run_state["new_loss"], math.nan).to(self._params[0])
 
-    def _advance(self, closure: Callable[[], Tensor]) -> None:
+    def _advance(self, closure: Callable[[], Losses]) -> None:
         state, group = self.run_state, self.param_groups[0]
         rows, g, theta, found, newton = self._solve(closure)
         if not len(rows):
@@ -304,7 +215,8 @@ class NNCG(torch.optim.Optimizer):
         def evaluate(points: Tensor, pending: Tensor) -> Tensor:
             self._write(index, points)
             self.active = torch.zeros_like(self.active).index_copy(0, rows, pending.cpu())
-            return closure()[index].double()
+            losses = closure()
+            return (losses if isinstance(losses, Tensor) else sum(losses))[index].double()
 
         points, size, best, trials = armijo(evaluate, theta, d, state["loss"][rows].to(g.device), slope,
                                             group["lr"], group["max_trials"])
@@ -321,13 +233,13 @@ class NNCG(torch.optim.Optimizer):
         self._record(rows, mu=mu, failures=failures, refresh=failed,
                      stop=(failures >= group["patience"]) * STOP.index("line_search"))
 
-    def _solve(self, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor, Solution, Tensor]:
+    def _solve(self, closure: Callable[[], Losses]) -> tuple[Tensor, Tensor, Tensor, Solution, Tensor]:
         """Runs that can go on (r,) and their g, theta, CG solution, sketched Newton direction.
 
         The graph of the gradient is gone when this returns: the line search needs none.
         """
         state, group, params = self.run_state, self.param_groups[0], self._params
-        graph, gradient = self._gradient(closure)
+        gradients, gradient = self._gradient(closure)
         rows = (self.active & (state["stop"] == 0)).nonzero().flatten()
         index = rows.to(gradient.device)
         g, theta = gradient[index], torch.cat([p[index].flatten(1) for p in params], 1)
@@ -335,9 +247,9 @@ class NNCG(torch.optim.Optimizer):
             return rows, g, theta, None, None
         due = state["refresh"][rows] | (state["n_iter"][rows] % group["update_freq"] == 0)
         if due.any():
-            self._renew_sketches(graph, rows[due])
+            self._renew_sketches(gradients, rows[due])
         u, values, mu = state["U"][index], state["Lambda"][index], state["mu"][rows].to(g.device)
-        product = hessian_product(graph, params, index)
+        product = hessian_product(gradients, params, index)
         found = pcg(lambda v: product(v) + mu.to(v.dtype)[:, None] * v,
                     lambda v: precondition(v, u, values, mu), g, state["d_prev"][index], group["cg_tol"],
                     group["cg_max_iter"])
@@ -345,29 +257,40 @@ class NNCG(torch.optim.Optimizer):
         newton = precondition(g, u, values, mu) / (values[:, -1:] + mu[:, None]).to(g.dtype)
         return rows, g, theta, found, newton
 
-    def _gradient(self, closure: Callable[[], Tensor]) -> tuple[Sequence[Tensor | None], Tensor]:
-        """Gradient with graph, one a parameter, and flat (R, p); notes which runs cannot go on."""
+    def _gradient(self, closure: Callable[[], Losses]) -> tuple[Callable[[], Iterable[Gradient]], Tensor]:
+        """Gradients with graph, as `hessian_product` takes them, and flat (R, p); notes which runs cannot go on."""
+        kept: list[Gradient] = []
         with torch.enable_grad():
-            losses = closure()
-            if losses.shape != self.active.shape:
-                raise ValueError(f"closure: losses ({len(self.active)},) wanted, got {losses.shape}")
-            usable = self.active.to(losses.device) & losses.isfinite()
-            # where, not a product: 0 * NaN is NaN.
-            graph = torch.autograd.grad(torch.where(usable, losses, 0.0).sum(), self._params,
-                                        create_graph=True, allow_unused=True)
-        gradient = flatten(graph, self._params).detach()
+            parts = closure()
+            whole = isinstance(parts, Tensor)
+            losses, gradient = 0.0, 0.0
+            for part in [parts] if whole else parts:
+                graph = self._graph(part, create=whole)
+                losses, gradient = losses + part.detach(), gradient + flatten(graph, self._params).detach()
+                kept += [graph] * whole
+                del part, graph  # not while the next part is evaluated
+        usable = self.active.to(losses.device) & losses.isfinite()
         norm, largest = dot(gradient, gradient).sqrt(), gradient.abs().amax(1)
         flat = largest <= self.param_groups[0]["tolerance_grad"]
         stop = torch.where(usable & norm.isfinite(), flat * STOP.index("tolerance_grad"), STOP.index("non_finite"))
         rows = self.active.nonzero().flatten()
         index = rows.to(losses.device)
-        loss, none = losses.detach()[index], torch.zeros_like(index)
+        loss, none = losses[index], torch.zeros_like(index)
         self._record(rows, loss=loss, new_loss=loss, grad_norm=norm[index], max_grad=largest[index],
                      stop=stop[index], slope=none, step_size=none, cg_iterations=none)
         self.run_state["loss_evaluations"][rows] += 1
-        return graph, gradient
+        return (lambda: kept) if whole else partial(map, self._graph, parts), gradient
 
-    def _renew_sketches(self, graph: Sequence[Tensor | None], rows: Tensor) -> None:
+    def _graph(self, losses: Tensor, create: bool = True) -> Gradient:
+        """Gradient of the summed losses (R,) of active runs; with its graph, unless not to `create` it."""
+        if losses.shape != self.active.shape:
+            raise ValueError(f"closure: losses ({len(self.active)},) wanted, got {losses.shape}")
+        usable = self.active.to(losses.device) & losses.isfinite()
+        # where, not a product: 0 * NaN is NaN.
+        return torch.autograd.grad(torch.where(usable, losses, 0.0).sum(), self._params, create_graph=create,
+                                   allow_unused=True)
+
+    def _renew_sketches(self, gradients: Callable[[], Iterable[Gradient]], rows: Tensor) -> None:
         state, group, first = self.run_state, self.param_groups[0], self._params[0]
         omega = []
         for run in rows.tolist():  # host, float64: the same on every device, at every precision
@@ -376,7 +299,7 @@ class NNCG(torch.optim.Optimizer):
             omega.append(torch.randn(state["U"].shape[1:], generator=generator, dtype=torch.float64))
             state["generator"][run] = generator.get_state()
         index = rows.to(first.device)
-        product = hessian_product(graph, self._params, index)
+        product = hessian_product(gradients, self._params, index)
 
         def columnwise(matrix: Tensor) -> Tensor:
             chunks = matrix.to(first.dtype).permute(2, 0, 1).split(group["chunk_size"])

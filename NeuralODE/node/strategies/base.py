@@ -163,8 +163,14 @@ class Strategy:
     def after_step(self, active: Tensor) -> None:
         """Called after each step of the optimizer."""
 
+    def trace(self, losses: Tensor) -> dict[str, Sequence[float]]:
+        """Columns of a line that the history gets after every step, (R,) each, from the losses (R,) that the optimizer
+        returned; no such lines for none.
+        """
+        return {}
+
     def columns(self) -> dict[str, Sequence[float]]:
-        """More columns of the history, (R,) each."""
+        """More columns of the lines with losses and errors, (R,) each."""
         return {}
 
 
