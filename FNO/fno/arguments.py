@@ -21,10 +21,10 @@ from .data import check_scales, inspect, read_scales
 from .datafile import write_scales
 from .files import UsageError
 from .generate import command, generate
-from .model import SPECTRAL
 from .parallel import World
 from .session import Wandb
 from .settings import Files, Settings
+from .spectral import SPECTRAL
 from .systems import SYSTEMS, System, file_name, scales_name
 
 #: Flags that override a key of the YAML file where they are given.
