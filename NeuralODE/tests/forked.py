@@ -1,5 +1,5 @@
 # Twin of PINN/tests/forked.py - edit there and run: python experiments/twins.py --fix
-"""Runs of the module's `run_*.py` in forks of one warm process, so that a start costs no import of torch.
+"""Runs of the module's entry point in forks of one warm process, so that a start costs no import of torch.
 
 The warm process never calls backward itself: autograd does not survive a fork after that. A fork can be told to die
 like a power cut after so many seconds or at its n-th file operation, or to be sent a signal there.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MODULE = Path(__file__).resolve().parents[1]
-(ENTRY,) = MODULE.glob("run_*.py")
+(ENTRY,) = [*MODULE.glob("run_*.py"), *MODULE.glob("scripts/*_sweep.py")]
 (PACKAGE,) = (path.parent.name for path in MODULE.glob("*/files.py"))
 FOREIGN = ("seconds", "environment", "config")  # may differ between two executions of one run
 
@@ -83,7 +83,7 @@ def outcome(path: Path) -> dict[str, Any]:
 
 
 def _serve() -> None:
-    sys.path.insert(0, str(MODULE))
+    sys.path[:0] = [str(MODULE), str(ENTRY.parent)]
     import torch
     import torch._dynamo  # the first optimizer imports it
 

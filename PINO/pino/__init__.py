@@ -1,0 +1,1 @@
+"""Physics-informed neural operators on 2D Darcy flow with contrast ratio r."""
