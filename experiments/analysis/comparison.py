@@ -44,11 +44,16 @@ class Entry:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Return the number columns of a history.csv; {} if there is none. A missing value is NaN."""
+    """Return the number columns of a history.csv; {} if there is none. A missing value is NaN.
+
+    Lines without loss and error, which some modules write after every step, are left out: they would cut the curves.
+    """
     columns: dict[str, list[float]] = {"iteration": [], **{name: [] for name in labels.METRICS}}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
+                if not any(row.get(name) for name in labels.METRICS):
+                    continue
                 for name, values in columns.items():
                     values.append(_number(row.get(name)))
     except FileNotFoundError:

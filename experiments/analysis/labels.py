@@ -53,6 +53,7 @@ MEASURES = {
     ("poisson", "train_loss"): "relative L2",
     ("advdiff", "train_loss"): "relative L2",
     ("helmholtz", "train_loss"): "relative L2",
+    ("darcy", "train_loss"): "5 d + p",
     ("pendulum", "test_error"): "relative L2 of the rollout",
 }
 

@@ -118,7 +118,8 @@ def test_command_draws_what_exists_and_lists_the_rest(away: Path) -> None:
     assert re.search(rf'PDE=convection OPT="ropinn lbfgs alm nncg cl" SCALE=smoke {path}pinn.sh   # 10 of 20 runs',
                      done.stdout)  # fmt: skip
     assert re.search(rf'MODEL=pinode OPT="adam lbfgs alm nncg cl" SCALE=smoke {path}node.sh   # 20 of 20', done.stdout)
-    assert "(g) PINO, Darcy Flow, L-BFGS: 0 runs there; expected: not known, PINO is not in the rep" in done.stdout
+    assert re.search(rf' OPT="adam lbfgs alm nncg cl" SCALE=smoke {path}pino.sh   # 20 of 20', done.stdout)
+    assert "(g) PINO, Darcy Flow, L-BFGS: 0 of 4 runs there" in done.stdout
     assert "nothing to draw" in says[-1] and "training loss: most wins in every regime" in done.stdout
     names = ["_boundaries.csv", "_common.csv", "_common.pdf", "_common.png", "_common_boundaries.csv", "_paired.csv",
              "_positions.csv", "_positions.pdf", "_positions.png", "_wins.csv", ".csv", ".pdf", ".png"]  # fmt: skip
