@@ -27,6 +27,7 @@ from pino.strategies.base import set_option
 MODULE = Path(__file__).resolve().parents[1]
 LOG_EVERY = {"smoke": 5, "laptop": 100, "paper": 1000}
 TESTS, BENCHMARK_TESTS = 200, 500
+BATCH_SIZE = 32
 #: Published flags that are gone, and what to do in their place.
 GONE = {"--progress_dir": "checkpoints lie in the run folders", "--ckpt_every": "use --checkpoint_every, in seconds"}
 
@@ -43,6 +44,8 @@ FLAGS = {
              "nncg_cg_max_iters": "nncg_cg_max_iter", "nncg_chunk_size": "nncg_chunk_size"},
     "cl": {"steps": "tail", "lr": "adam_lr", "cl_ramp": "ramp", "cl_inner_step": "iterations"},
 }
+#: Flags of data that are generated; benchmark files have their own values.
+GENERATED = ("N", "grf", "tau", "alpha", "a_low", "f", "data_seed", "data_rows")
 LBFGS = {"lbfgs_history": "lbfgs_history_size", "lbfgs_tolerance_grad": "lbfgs_tolerance_grad",
          "lbfgs_tolerance_change": "lbfgs_tolerance_change"}
 
@@ -69,20 +72,26 @@ def parse(argv: Sequence[str]) -> Sweep:
         if word.partition("=")[0] in GONE:
             raise UsageError(f"{word.partition('=')[0]} is gone: {GONE[word.partition('=')[0]]}")
     args = make_parser().parse_args(argv)
+    for flag in ("outdir", "data_dir", "ckpt_dir", "piececonst_dir"):
+        if getattr(args, flag) == "":
+            raise UsageError(f"--{flag} must name a folder, got an empty text")
     read_environment(args)
     contrasts, counts, seeds = (unique(getattr(args, name), f"--{name}") for name in ("r", "n_samples", "seed"))
     check_numbers(args, contrasts, counts, seeds)
     strategy, options = strategy_options(args)
     device = find_gpu(args)
     source = find_source(args, contrasts, max(counts))
+    if source.benchmark and strategy == "cl" and len(contrasts) > 1:
+        raise UsageError(f"--r: one contrast at a time with cl on benchmark files, which may differ in their fields; "
+                         f"got {len(contrasts)}")
     network = make_network(args, source)
     torch.set_float32_matmul_precision("highest")  # TF32 would cost L-BFGS its last digits
     Wandb(args.wandb)  # missing? better now than after the run folders are made
     settings = [Settings(
         source=source, n=n, strategy=strategy, options=options, save_path=Path(args.outdir), device=device,
         dtype=getattr(torch, args.precision), residual=args.residual, pde_stride=args.pde_sub or source.stride,
-        weights=(args.xy_loss, args.f_loss), batch_size=args.batch_size, network=network, spectral=args.spectral,
-        block=inner_block(args, n), graph_block=args.full_block or None,
+        weights=(args.xy_loss, args.f_loss), batch_size=args.batch_size or BATCH_SIZE, network=network,
+        spectral=args.spectral, block=inner_block(args, n), graph_block=args.full_block or None,
         checkpoints=Path(args.ckpt_dir) if args.ckpt_dir else None, budget=args.budget,
         log_every=args.log_every or LOG_EVERY[args.budget], checkpoint_seconds=args.checkpoint_every,
         save_model=args.save_model, force=args.force, wandb=args.wandb, wandb_project=args.wandb_project)
@@ -112,14 +121,13 @@ def read_environment(args: argparse.Namespace) -> None:
             raise UsageError(f"{name} (environment) must be a whole number from {least}, got {text!r}")
         return int(text) if text else None
 
-    warm = args.optimizer in ("alm", "nncg", "cl") or args.warm_start
     args.data_dir = args.data_dir or os.environ.get("PINO_DATA_DIR") or str(MODULE / "data")
     args.piececonst_dir = args.piececonst_dir or os.environ.get("PINO_PIECECONST_DIR")
-    if warm and args.optimizer != "cl":
+    if STRATEGIES[kind_of(args)].prepared:
         args.ckpt_dir = args.ckpt_dir or os.environ.get("PINO_CKPT_DIR")
-    block = number("NNCG_FB_CHUNK", 0)
-    args.full_block = block if args.full_block is None else args.full_block
     if args.optimizer == "nncg":
+        block = number("NNCG_FB_CHUNK", 0)
+        args.full_block = block if args.full_block is None else args.full_block
         rank, chunk = number("NNCG_RANK", 1), number("NNCG_CHUNK_SIZE", 1)
         one_by_one = os.environ.get("NNCG_SEQ_HVP", "").lower() in ("1", "true", "yes")
         args.nncg_rank = rank if args.nncg_rank is None else args.nncg_rank
@@ -129,24 +137,33 @@ def read_environment(args: argparse.Namespace) -> None:
 # ---- what is trained -----------------------------------------------------------------------------------------------
 
 
+def kind_of(args: argparse.Namespace) -> str:
+    """Whose flags are meant: the optimizer's name, with --warm_start that of the strategy.
+
+    Raises:
+        UsageError: for --warm_start with another optimizer than L-BFGS.
+    """
+    if args.warm_start and args.optimizer != "lbfgs":
+        raise UsageError(f"--warm_start goes with --optimizer lbfgs, not with {args.optimizer}")
+    return "adam_lbfgs" if args.warm_start else args.optimizer
+
+
 def strategy_options(args: argparse.Namespace) -> tuple[str, Any]:
     """Name of the strategy, and its options: the budget's, changed by the flags that are given.
 
     Raises:
         UsageError: for flags of another strategy.
     """
-    kind = args.optimizer
-    if args.warm_start and kind != "lbfgs":
-        raise UsageError(f"--warm_start goes with --optimizer lbfgs, not with {kind}")
-    if args.ckpt_dir and not (kind in ("alm", "nncg") or args.warm_start):
+    kind = kind_of(args)
+    if args.ckpt_dir and not STRATEGIES[kind].prepared:
         raise UsageError(f"--ckpt_dir goes with --optimizer alm, nncg, or lbfgs --warm_start, not with {kind}")
-    kind = "adam_lbfgs" if args.warm_start else kind
     refuse_flags_of_others(args, kind)
     name = "alm_data" if kind == "alm" and args.alm_cons_item == "data" else kind
     strategy = STRATEGIES[name]
     options = strategy.Options()
-    given = {option: getattr(args, flag) for flag, option in (FLAGS[kind] | LBFGS).items()
-             if getattr(args, flag) is not None and (flag in FLAGS[kind] or hasattr(options, "lbfgs"))}
+    mine = FLAGS.get(kind, {})  # a new strategy has those that are entered there
+    given = {option: getattr(args, flag) for flag, option in (mine | LBFGS).items()
+             if getattr(args, flag) is not None and (flag in mine or hasattr(options, "lbfgs"))}
     for key, value in ({} if args.budget == "paper" else strategy.budgets[args.budget]).items():
         set_option(options, key, value, strategy.main, "--budget")
     for key, value in given.items():
@@ -165,13 +182,25 @@ def refuse_flags_of_others(args: argparse.Namespace, kind: str) -> None:
     """Raise UsageError for a flag that would be ignored."""
     prefixes = {"alm": ("alm_",), "nncg": ("nncg_",), "cl": ("cl_",), "lbfgs": ("lbfgs_",)}
     mine = {"adam": (), "lbfgs": ("lbfgs",), "adam_lbfgs": ("lbfgs",), "alm": ("alm", "lbfgs"),
-            "nncg": ("nncg", "lbfgs"), "cl": ("cl",)}[kind]
+            "nncg": ("nncg", "lbfgs"), "cl": ("cl",)}.get(kind, ())
     for owner, (prefix,) in prefixes.items():
         for name, value in vars(args).items():
             if name.startswith(prefix) and value is not None and owner not in mine:
                 raise UsageError(f"--{name} goes with --optimizer {owner}, not with {args.optimizer}")
-    if args.lr is not None and kind == "lbfgs":
-        raise UsageError("--lr is Adam's; it goes with --warm_start")
+    for name in ("lr", "batch_size"):
+        if getattr(args, name) is not None and kind == "lbfgs":
+            raise UsageError(f"--{name} is Adam's; it goes with --warm_start")
+    if args.full_block is not None and kind != "nncg":
+        raise UsageError(f"--full_block goes with --optimizer nncg, not with {args.optimizer}")
+    if args.block and args.alm_lbfgs_chunks:
+        raise UsageError("--block and --alm_lbfgs_chunks are two ways to say the same; give one")
+    if args.nncg_lbfgs_steps == 0 and (flag := next((f for f in LBFGS if getattr(args, f) is not None), None)):
+        raise UsageError(f"--{flag} is of the stage of L-BFGS that --nncg_lbfgs_steps 0 leaves out")
+    for name in ("steps", "lr"):
+        if getattr(args, name) is not None and kind not in FLAGS:
+            raise UsageError(f"--{name}: {kind} has no such flag; enter it in FLAGS of arguments.py")
+        if getattr(args, name) is not None and args.ckpt_dir:
+            raise UsageError(f"--{name} is of the stage of Adam that --ckpt_dir (or PINO_CKPT_DIR) leaves out")
     if args.lbfgs_max_iter is not None and kind in ("alm", "nncg"):
         flag = "--alm_lbfgs_max_iter" if kind == "alm" else "--nncg_lbfgs_steps"
         raise UsageError(f"--lbfgs_max_iter goes with --optimizer lbfgs; with {kind} use {flag}")
@@ -185,7 +214,7 @@ def alm_options(args: argparse.Namespace, options: Any) -> None:
     slack = getattr(args, f"alm_{options.constraint}_eps_slack")
     options.slack = options.slack if slack is None else slack
     options.cosine = not args.alm_adam_no_cosine
-    wrong = {"adam": ("alm_lbfgs_max_iter", "alm_lbfgs_chunks"),
+    wrong = {"adam": ("alm_lbfgs_max_iter", "alm_lbfgs_chunks", *LBFGS),
              "lbfgs": ("alm_inner_step", "alm_adam_lr", "alm_adam_warmup_frac", "alm_adam_no_cosine")}[options.inner]
     for name in wrong:
         if getattr(args, name) is not None:
@@ -207,6 +236,8 @@ def curriculum_options(args: argparse.Namespace, options: Any) -> None:
         if value is not None:
             setattr(options, option, value)
     options.target = args.f if args.cl_target_f is None else args.cl_target_f
+    if options.ramp == "f" and options.target <= 0:
+        raise UsageError(f"--f must be positive with --cl_ramp f, got {args.f:g}: there is no solution to learn at 0")
     if options.ramp == "r" and options.start < 1:
         raise UsageError(f"--cl_init_r must be at least 1, got {options.start:g}")
 
@@ -249,6 +280,10 @@ def find_source(args: argparse.Namespace, contrasts: Sequence[float], n: int) ->
         replace(recipe, r=contrast).check()
     if not args.piececonst_dir:
         return Source(recipe, Path(args.data_dir).absolute(), args.test_num or TESTS)
+    for flag in GENERATED:
+        if getattr(args, flag) != make_parser().get_default(flag):
+            raise UsageError(f"--{flag} does not go with --piececonst_dir (or PINO_PIECECONST_DIR): its files have "
+                             f"their own")
     source = Source(recipe, Path(args.piececonst_dir).absolute(), args.test_num or BENCHMARK_TESTS, benchmark=True)
     size = source.fields("train", contrasts[0], n).size
     return replace(source, recipe=replace(recipe, size=size))
@@ -279,6 +314,8 @@ LEAST = {"steps": 0, "xy_loss": 0, "f_loss": 0, "batch_size": 1, "lbfgs_max_iter
 POSITIVE = ("lr", "alm_rho", "alm_adam_lr", "nncg_mu", "nncg_lr", "cl_init_r", "cl_delta_r", "cl_init_f", "cl_delta_f",
             "cl_target_f")
 FRACTIONS = ("alm_adam_warmup_frac",)
+#: Largest values, where a slip of the pen would fill the memory.
+MOST = {"alm_outer_iters": 10**4, "test_num": 10**6}
 
 
 def check_numbers(args: argparse.Namespace, contrasts: Sequence[float], counts: Sequence[int],
@@ -292,10 +329,16 @@ def check_numbers(args: argparse.Namespace, contrasts: Sequence[float], counts: 
             good, allowed = 0 <= value <= 1, "from 0 to 1"
         elif least is None:
             good, allowed = value > 0, "positive"
+        elif value >= least:
+            good, allowed = value <= MOST.get(name, 10**9), f"at most {MOST.get(name, 10**9):g}"
         else:
-            good, allowed = value >= least, f"at least {least}"
+            good, allowed = False, f"at least {least}"
         if not (math.isfinite(value) and good):
             raise UsageError(f"--{name} must be {allowed}, got {value:g}")
+    for name in ("f", "cl_init_f", "cl_delta_f", "cl_target_f"):  # u^2 must not vanish in float32
+        value = getattr(args, name)
+        if value is not None and value and not 1e-6 <= abs(value) <= 1e6:
+            raise UsageError(f"--{name} must be from 1e-6 to 1e6 in size, got {value:g}")
     if args.data_rows is not None and not max(counts) <= args.data_rows <= 10**6:
         raise UsageError(f"--data_rows must be from {max(counts)}, the largest --n_samples, to 1e6, got "
                          f"{args.data_rows}")
@@ -303,11 +346,10 @@ def check_numbers(args: argparse.Namespace, contrasts: Sequence[float], counts: 
         raise UsageError("--xy_loss and --f_loss must not both be 0")
     if args.nncg_mu is not None and args.nncg_mu > 100:
         raise UsageError(f"--nncg_mu must be at most 100, got {args.nncg_mu:g}")
-    for flag, values, least in (("n_samples", counts, 1), ("seed", seeds, 0)):
+    for flag, values, least, most in (("n_samples", counts, 1, "1e6"), ("seed", seeds, 0, "2^63 - 1"),
+                                      ("data_seed", [args.data_seed], 0, "2^63 - 1")):
         for value in values:
-            if not least <= value < 2**63:
-                raise UsageError(f"--{flag} must be a whole number from {least}, got {value}")
-    if not args.outdir:
-        raise UsageError("--outdir must name a folder, got an empty text")
+            if not least <= value < (2**63 if flag != "n_samples" else 10**6 + 1):
+                raise UsageError(f"--{flag} must be a whole number from {least} to {most}, got {value}")
     if args.hessian_every:
         raise UsageError("--hessian_every: curvature along training is not available yet; leave it at 0")

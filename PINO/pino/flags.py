@@ -7,8 +7,10 @@ from pino.darcy import GRF
 from pino.model import PRESETS
 from pino.residual import RESIDUALS
 from pino.spectral import SPECTRAL
+from pino.strategies import STRATEGIES
 
-OPTIMIZERS = ("adam", "lbfgs", "alm", "nncg", "cl")
+KNOWN = ("adam", "lbfgs", "alm", "nncg", "cl", "adam_lbfgs", "alm_data")  # the last two by flags of others
+OPTIMIZERS = (*KNOWN[:5], *(name for name in STRATEGIES if name not in KNOWN))  # and what is entered there
 EPILOG = """environment, where the flag is not given:
   PINO_DATA_DIR (--data_dir), PINO_PIECECONST_DIR (--piececonst_dir), PINO_CKPT_DIR (--ckpt_dir, with alm, nncg and
   lbfgs --warm_start), NNCG_RANK (--nncg_rank), NNCG_FB_CHUNK (--full_block), NNCG_CHUNK_SIZE (--nncg_chunk_size; 1 with
@@ -40,7 +42,7 @@ def make_parser() -> Parser:
     add("--f_loss", type=float, default=1.0, metavar="X", help="weight of the residual p")
     add("--lr", type=float, metavar="X", help="learning rate of Adam (1e-3), halved after each fifth of its "
         "iterations; cl: constant")
-    add("--batch_size", type=int, default=32, metavar="B", help="samples an iteration of Adam, at most n")
+    add("--batch_size", type=int, metavar="B", help="samples an iteration of Adam, at most n (32)")
     add("--warm_start", action="store_true", help="lbfgs: Adam before; the run is then called adam_lbfgs")
     add("--ckpt_dir", metavar="DIR", help="alm, nncg and lbfgs --warm_start: begin with the finished Adam run of the "
         "same cell and seed in this --outdir, instead of a stage of Adam")

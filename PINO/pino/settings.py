@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ class Settings:
     def run(self, contrast: float, seed: int) -> Run:
         """The run folder of one contrast and seed."""
         key = self.key(self.strategy, contrast, seed)
-        train, test = self.source.fields("train", contrast, self.n), self.source.fields("test", contrast)
         config: dict[str, Any] = {
             "r": contrast, "n_samples": self.n, "seed": seed, "optimizer": self.strategy,
-            "options": flatten(self.options), "data": {"train": dict(train.identity), "test": dict(test.identity),
-                                                       "test_num": len(test)},
+            "options": flatten(self.options), "data": {"train": self.source.identity("train", contrast, self.n),
+                                                       "test": self.source.identity("test", contrast),
+                                                       "test_num": self.source.tests},
             "data_sub": self.source.stride, "pde_sub": self.pde_stride, "residual": self.residual,
             "xy_loss": self.weights[0], "f_loss": self.weights[1], "batch_size": min(self.batch_size, self.n),
             "network": self.network, "warm_start": self.checkpoint_identity(contrast, seed),
@@ -171,13 +172,13 @@ class Settings:
 
     def check_memory(self) -> None:
         """Raise UsageError where the histories of the optimizer cannot fit into the device's memory."""
-        weights = sum(p.numel() for p in FNO2d(**self.network, dtype=self.dtype).parameters())
+        weights = number_of_weights(**self.network)
         vectors = STRATEGIES[self.strategy].vectors(self.options)
         need, there = vectors * weights * self.dtype.itemsize, memory(self.device)
         if need > there:
             raise UsageError(f"{self.strategy}: {vectors} vectors of {weights:,} weights take {need / 1e9:.3g} GB, "
                              f"{self.device} has {there / 1e9:.3g} GB free; lower --lbfgs_history or --nncg_rank, or "
-                             f"take a smaller --preset")
+                             f"take a smaller network (--preset, --modes, --width)")
 
     # Checkpoints of Adam ----------------------------------------------------------------------------------------
 
@@ -197,12 +198,14 @@ class Settings:
                              f"it with --optimizer adam --outdir, or leave --ckpt_dir out for a stage of Adam")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            network, weights = saved["config"]["network"], saved["params"]
+            network, data, weights = *(saved["config"][name] for name in ("network", "data")), saved["params"]
         except Exception as error:  # torch raises all sorts for what it cannot read
             reason = str(error).strip().partition("\n")[0]
             raise UsageError(f"--ckpt_dir: {path} cannot be read ({reason})") from None
         if network != self.network:
             raise UsageError(f"--ckpt_dir: {path} is of another network: {network}, not {self.network}")
+        if data["train"] != self.source.identity("train", contrast, self.n):
+            raise UsageError(f"--ckpt_dir: {path} was trained on other data: {data['train']}")
         return weights
 
     def checkpoint_identity(self, contrast: float, seed: int) -> dict[str, Any] | None:
@@ -212,6 +215,12 @@ class Settings:
         weights = self.checkpoint(contrast, seed)
         sums = [float(w.double().square().sum()) for w in weights]
         return {"strategy": "adam", "sum_of_squares": sum(sums)}
+
+
+def number_of_weights(modes: int, width: int, head: Sequence[int], layers: int = 4) -> int:
+    """Weights of an `FNO2d`, without making it."""
+    return (4 * width + layers * (4 * (modes * width)**2 + width * (width + 1))
+            + sum((before + 1) * after for before, after in pairwise((width, *head, 1))))
 
 
 def memory(device: torch.device) -> int:
@@ -234,5 +243,5 @@ def mean_predictor_error(train: Fields, test: Fields) -> float:
 
 def default_block(device: torch.device, size: int, stride: int, width: int) -> int:
     """Samples that go through the network at a time: few enough for the cache of a CPU, the memory of a GPU."""
-    numbers = 2**27 if device.type == "cuda" else 2**22
+    numbers = 2**25 if device.type == "cuda" else 2**22
     return max(1, numbers // (((size - 1) // stride + 1) ** 2 * width))

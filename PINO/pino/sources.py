@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ class Source:
                 stages: Sequence[float] = ()) -> None:
         """Make the files that are missing: where there is none with n training fields, one with `rows` of them.
 
-        `stages` are contrasts that need training fields only. Benchmark files are looked at.
+        `stages` are contrasts that need training fields only. Of benchmark files none are made.
 
         Raises:
             UsageError: for files that cannot be used or made.
@@ -55,26 +56,34 @@ class Source:
         """
         wanted = [(split, contrast, *counts) for contrast in contrasts
                   for split, counts in (("train", (n, rows)), ("test", (self.tests, self.tests)))]
-        if self.benchmark:
-            for split, contrast, count, _ in wanted:
-                self.fields(split, contrast, count)
-            return
-        for split, contrast, count, made in wanted + [("train", contrast, n, rows) for contrast in stages]:
+        wanted += [("train", contrast, n, rows) for contrast in stages]
+        for split, contrast, count, made in () if self.benchmark else wanted:
             if find(self._at(split, contrast), count, self.folder) is None:
                 with Signals() as signals:
                     make(self._at(split, contrast), made, self.folder, device, signals)
 
+    def identity(self, split: str, contrast: float, count: int | None = None) -> dict[str, Any]:
+        """What a run notes of its fields; generated files need not be there yet."""
+        if self.benchmark:
+            return dict(self.fields(split, contrast, count).identity)
+        return self._at(split, contrast).identity()
+
     def fields(self, split: str, contrast: float, count: int | None = None) -> Fields:
         """The first `count` fields of a split, all test fields by default."""
-        return _fields(self, split, contrast, count or self.tests)
+        count = count or self.tests
+        if self.benchmark:
+            return _benchmark(self.folder, split, contrast, count, self.stride)
+        return _generated(self.folder, self._at(split, contrast), count)
 
     def _at(self, split: str, contrast: float) -> Recipe:
         return replace(self.recipe, split=split, r=contrast)
 
 
-@lru_cache(maxsize=8)
-def _fields(source: Source, split: str, contrast: float, count: int) -> Fields:
-    if source.benchmark:
-        return read_benchmark(source.folder, count, split, contrast, source.stride)
-    recipe = source._at(split, contrast)
-    return read(find(recipe, count, source.folder), recipe, count)
+@lru_cache(maxsize=16)
+def _benchmark(folder: Path, split: str, contrast: float, count: int, stride: int) -> Fields:
+    return read_benchmark(folder, count, split, contrast, stride)
+
+
+@lru_cache(maxsize=16)
+def _generated(folder: Path, recipe: Recipe, count: int) -> Fields:
+    return read(find(recipe, count, folder), recipe, count)

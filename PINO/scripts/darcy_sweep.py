@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pino.arguments import Sweep, parse  # noqa: E402
 from pino.files import UsageError  # noqa: E402
 from pino.generate import Stopped  # noqa: E402
+from pino.record import Run  # noqa: E402
+from pino.settings import Settings  # noqa: E402
 from pino.train import check, train  # noqa: E402
 
 
@@ -51,7 +53,7 @@ def limit_time(text: str) -> None:
     if text:
         if not text.isdecimal() or not int(text):
             raise UsageError(f"SEGMENT_WALL_SECONDS (environment) must be a whole number of seconds, got {text!r}")
-        timer = threading.Timer(int(text), os.kill, (os.getpid(), signal.SIGUSR1))
+        timer = threading.Timer(min(int(text), threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGUSR1))
         timer.daemon = True
         timer.start()
 
@@ -59,11 +61,14 @@ def limit_time(text: str) -> None:
 def run(sweep: Sweep) -> int:
     """Train all cells; the exit code."""
     first = sweep.settings[0]
-    first.source.prepare(sweep.contrasts, max(settings.n for settings in sweep.settings), sweep.data_rows, first.device,
-                         first.stage_contrasts(sweep.contrasts))
+    try:  # data can take hours
+        first.save_path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--outdir {first.save_path}: cannot write: {error}") from error
     jobs = [job for settings in sweep.settings for job in settings.jobs(sweep.contrasts, sweep.seeds)]
     for settings, runs in jobs:
         check(settings, runs)
+    prepare(sweep, jobs)
     if first.force:  # an interruption in the first cell leaves no old result in the others
         for _, runs in jobs:
             for one in runs:
@@ -75,6 +80,18 @@ def run(sweep: Sweep) -> int:
         if codes[-1] == 75:
             break
     return max(codes, key=(0, 3, 1, 75).index)
+
+
+def prepare(sweep: Sweep, jobs: list[tuple[Settings, list[Run]]]) -> None:
+    """Make and check the data of the runs that are not done: broken files leave no run folder."""
+    waiting = [job for job in jobs if job[0].force or not all(one.is_done() for one in job[1])]
+    if waiting:
+        contrasts = sorted({one.key.physical_value for _, runs in waiting for one in runs})
+        first, most = sweep.settings[0], max(settings.n for settings, _ in waiting)
+        first.source.prepare(contrasts, most, sweep.data_rows, first.device, first.stage_contrasts(contrasts))
+        for contrast in contrasts:
+            first.source.fields("train", contrast, most)
+            first.source.fields("test", contrast)
 
 
 if __name__ == "__main__":

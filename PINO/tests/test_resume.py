@@ -17,21 +17,22 @@ from forked import Warm, outcome
 
 warm = pytest.fixture(scope="module")(forked.warm)
 
-TINY = [*small.TINY, "--checkpoint_every", "0", "--log_every", "4", "--n_samples", "5", "--batch_size", "2"]
+TINY = [*small.TINY, "--checkpoint_every", "0", "--log_every", "4", "--n_samples", "5"]
+BATCH = ["--batch_size", "2"]
 
 #: A few steps in every stage; for `cl` two targets share a chain and one has its own.
 CASES: dict[str, list[str]] = {
-    "adam": ["--steps", "12"],
+    "adam": [*BATCH, "--steps", "12"],
     "lbfgs": ["--optimizer", "lbfgs", "--lbfgs_max_iter", "45", "--lbfgs_history", "5"],
-    "adam_lbfgs": ["--optimizer", "lbfgs", "--warm_start", "--steps", "5", "--lbfgs_max_iter", "25"],
-    "nncg": ["--optimizer", "nncg", "--steps", "4", "--nncg_lbfgs_steps", "25", "--nncg_steps", "3", "--nncg_rank", "2",
-             "--full_block", "2", "--nncg_cg_max_iters", "4"],
-    "alm": ["--optimizer", "alm", "--steps", "4", "--alm_outer_iters", "3", "--alm_inner_step", "4"],
+    "adam_lbfgs": [*BATCH, "--optimizer", "lbfgs", "--warm_start", "--steps", "5", "--lbfgs_max_iter", "25"],
+    "nncg": [*BATCH, "--optimizer", "nncg", "--steps", "4", "--nncg_lbfgs_steps", "25", "--nncg_steps", "3",
+             "--nncg_rank", "2", "--full_block", "2", "--nncg_cg_max_iters", "4"],
+    "alm": [*BATCH, "--optimizer", "alm", "--steps", "4", "--alm_outer_iters", "3", "--alm_inner_step", "4"],
     "alm data lbfgs best": ["--optimizer", "alm", "--alm_cons_item", "data", "--alm_inner", "lbfgs", "--steps", "0",
                             "--alm_outer_iters", "2", "--alm_lbfgs_max_iter", "22", "--alm_save_best"],
-    "cl": ["--optimizer", "cl", "--r", "4", "3", "2", "--cl_delta_r", "1.5", "--cl_inner_step", "4"],
-    "cl f": ["--optimizer", "cl", "--cl_ramp", "f", "--cl_init_f", "0.5", "--cl_delta_f", "0.25", "--cl_inner_step",
-             "3", "--steps", "2"],
+    "cl": [*BATCH, "--optimizer", "cl", "--r", "4", "3", "2", "--cl_delta_r", "1.5", "--cl_inner_step", "4"],
+    "cl f": [*BATCH, "--optimizer", "cl", "--cl_ramp", "f", "--cl_init_f", "0.5", "--cl_delta_f", "0.25",
+             "--cl_inner_step", "3", "--steps", "2"],
 }
 
 
@@ -67,7 +68,8 @@ def test_killed_and_stopped(warm: Warm, data: Path, tmp_path: Path, case: str) -
 
 def test_chain_goes_on_without_its_owner(warm: Warm, data: Path, tmp_path: Path) -> None:
     """A run that shared the chain of a harder one can be started without that one, and the reverse."""
-    flags = [*TINY, "--optimizer", "cl", "--cl_delta_r", "1", "--cl_inner_step", "4", "--data_dir", data, "--outdir"]
+    flags = [*TINY, *BATCH, "--optimizer", "cl", "--cl_delta_r", "1", "--cl_inner_step", "4", "--data_dir", data,
+             "--outdir"]
     both = ["--r", "3", "4"]
     assert warm.run(*flags, tmp_path / "whole", *both)["rc"] == 0
     whole = outcome(tmp_path / "whole")
@@ -83,7 +85,7 @@ def test_chain_goes_on_without_its_owner(warm: Warm, data: Path, tmp_path: Path)
 
 def test_real_process(warm: Warm, data: Path, tmp_path: Path) -> None:
     """From another working directory: SIGKILL while it trains, SEGMENT_WALL_SECONDS, and to the end."""
-    flags = [str(a) for a in (*TINY, "--steps", "900", "--data_dir", data)]
+    flags = [str(a) for a in (*TINY, *BATCH, "--steps", "900", "--data_dir", data)]
     assert warm.run(*flags, "--checkpoint_every", "60", "--outdir", tmp_path / "whole")["rc"] == 0
     path = tmp_path / "killed"
 

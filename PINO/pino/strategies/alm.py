@@ -69,14 +69,14 @@ class HeldCosine(Adam):
 class ALM(DarcyStrategy):
     """Adam on 5 d + p, then K solves."""
 
-    name, Options = "alm", Options
+    name, Options, prepared = "alm", Options, True
     budgets = {"smoke": {"steps": 10, "outer": 2, "inner_steps": 5},
                "laptop": {"steps": 1_500, "outer": 10, "inner_steps": 100}}
 
     @classmethod
     def vectors(cls, options: Options) -> int:
         """Those of the inner optimizer, and the best weights."""
-        return (2 * options.lbfgs.history_size + 10 if options.inner == "lbfgs" else 6) + options.save_best
+        return (2 * options.lbfgs.history_size + 14 if options.inner == "lbfgs" else 8) + options.save_best
 
     def make_stages(self, options: Options, targets: Sequence[float]) -> list[Stage]:
         """One stage a solve; with `save_best` an empty one that goes back to the best of them."""

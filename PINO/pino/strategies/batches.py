@@ -5,7 +5,7 @@ follows from the seed, the stage and the epoch. Everything else evaluates all sa
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,11 +23,16 @@ class MiniBatches(Stage):
 class DarcyStrategy(Strategy):
     """Strategy with mini-batches for first-order stages.
 
+    Attributes:
+        prepared: it begins with a stage of Adam, or with the weights of a finished Adam run.
+
     Args:
         batch_size: samples of a batch, at most n.
         samples: (r, f or None for the run's, r of the test samples) -> what the objective's `set_samples` takes.
         from_checkpoint: the weights are those of a finished Adam run, so stages of Adam that prepare are left out.
     """
+
+    prepared: ClassVar[bool] = False
 
     def __init__(self, options: Any, objective: Any, params: Sequence[Tensor], rows: Sequence[Row], batch_size: int,
                  samples: Callable[[float, float | None, float], tuple[Any, ...]],
@@ -43,7 +48,7 @@ class DarcyStrategy(Strategy):
     @classmethod
     def vectors(cls, options: Any) -> int:
         """Vectors as long as the weights that the hungriest stage keeps, weights and gradient among them."""
-        return 6
+        return 8
 
     # Stages -----------------------------------------------------------------------------------------------------
 
@@ -106,9 +111,9 @@ class DarcyStrategy(Strategy):
 
     def batch_results(self) -> dict[str, float]:
         """Averages over batches while the weights moved, as the published code reports them."""
-        count, window = int(self.state["batches"]), self.state["batch_losses"]
+        count = int(self.state["batches"])
         if not count:
             return {}
-        window = window[~window.isnan()] if count < WINDOW else window
+        window = self.state["batch_losses"][0, :count]
         return {"batch_loss_mean": self.state["batch_loss_sum"].item() / count,
                 "batch_loss_last50_mean": window.mean().item(), "batch_loss_last50_min": window.min().item()}

@@ -2,10 +2,10 @@
 
     r_k = start + k * step  until the target, which is always the last stage
 
-The sign fields stay: a_k = a_low (1 + (r_k - 1) [z >= 0]). Solutions of stages between targets are computed where the
-stage begins. Targets on the way of one another share a chain: the run for r = 4 is the chain of r = 10 after its stage
-at 4. `ramp` f moves the right-hand side instead, as the published code does; its solution is f u_1, and both terms of
-the loss are relative.
+The sign fields stay: a_k = a_low (1 + (r_k - 1) [z >= 0]). Solutions of the stages are made before training, one data
+file each (for benchmark files: where a stage begins). Targets on the way of one another share a chain: the run for
+r = 4 is the chain of r = 10 after its stage at 4. `ramp` f moves the right-hand side instead, as the published code
+does; its solution is f u_1, and both terms of the loss are relative.
 """
 
 import math

@@ -31,7 +31,7 @@ class LBFGS(DarcyStrategy):
     @classmethod
     def vectors(cls, options: Options) -> int:
         """The pairs, and what a line search holds."""
-        return 2 * options.lbfgs.history_size + 10
+        return 2 * options.lbfgs.history_size + 14
 
 
 @dataclass
@@ -44,5 +44,5 @@ class WarmOptions(Options):
 class AdamLBFGS(LBFGS):
     """Adam, then L-BFGS: `--optimizer lbfgs --warm_start`."""
 
-    name, Options = "adam_lbfgs", WarmOptions
+    name, Options, prepared = "adam_lbfgs", WarmOptions, True
     budgets = {"smoke": {"iterations": 20, "steps": 10}, "laptop": {"iterations": 400, "steps": 1_500}}
