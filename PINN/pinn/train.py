@@ -90,7 +90,7 @@ def groups(settings: Settings, runs: Sequence[Run]) -> list[tuple[tuple[int, ...
     for position, group in common_position(runs):
         lost = []
         for row in settings.plan([run.key for run in group]) if position else []:
-            if not group[row.owner].load(position):
+            if not group[row.owner].load(position, mapped=True):
                 lost += [group[k] for k, _ in row.runs]
         for run in lost:
             run.restart()
@@ -246,6 +246,9 @@ class Group:
     def end_stage(self, stage: Stage) -> None:
         """Record the runs that are complete, and go to the next stage."""
         rows = [r for r, row in enumerate(self.rows) if row.last_stage >= self.stage]
+        if stage.restores:  # other weights at the same iteration: one more line
+            for r in rows:
+                self.counters[r].logged = -1
         columns = self.log(rows)
         last = self.stage == len(self.stages) - 1
         for r in rows:
@@ -288,8 +291,9 @@ class Group:
                     "seconds": round(counter.seconds, 3), **{name: column[r] for name, column in extra.items()}}
             for k, end in self.rows[r].runs:
                 if end >= self.stage and k not in self.failed and not self.runs[k].is_done():
-                    self.runs[k].log(line)
-                    self.wandb.log(self.runs[k], line)
+                    hidden = self.strategy.last_stage_only if end > self.stage else ()
+                    self.runs[k].log(line | dict.fromkeys(hidden, ""))
+                    self.wandb.log(self.runs[k], {name: line[name] for name in line.keys() - {*hidden}})
 
     def finish(self, ending: Sequence[tuple[int, int]], columns: dict[str, list[float]]) -> None:
         """Write the final records of (row, run) pairs."""
@@ -358,7 +362,7 @@ class Group:
     def resume(self, position: tuple[int, ...]) -> None:
         """Go on from the checkpoints at `position`."""
         self.stage, self.steps = position
-        loaded = {k: self.runs[k].load(position) for row in self.rows for k, _ in row.runs}
+        loaded = {k: self.runs[k].load(position, mapped=True) for row in self.rows for k, _ in row.runs}
         states = [loaded[row.owner] for row in self.rows]
         with torch.no_grad():
             for i, p in enumerate(self.params):
@@ -366,7 +370,7 @@ class Group:
         self.counters = [Counters(**state["counters"]) for state in states]
         for name in states[0]["strategy"]:
             rows = stack([state["strategy"][name] for state in states])
-            self.strategy.state[name] = rows.to(self.settings.device) if rows.is_floating_point() else rows
+            self.strategy.state[name] = rows.to(self.settings.device if rows.is_floating_point() else "cpu", copy=True)
         self.optimizer = self.stages[self.stage].build(self.params)
         for name, fresh in self.optimizer.run_state.items():
             fresh.copy_(stack([state["optimizer"][name] for state in states]))

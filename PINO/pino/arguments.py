@@ -129,7 +129,7 @@ def read_environment(args: argparse.Namespace) -> None:
         block = number("NNCG_FB_CHUNK", 0)
         args.full_block = block if args.full_block is None else args.full_block
         rank, chunk = number("NNCG_RANK", 1), number("NNCG_CHUNK_SIZE", 1)
-        one_by_one = os.environ.get("NNCG_SEQ_HVP", "").lower() in ("1", "true", "yes")
+        one_by_one = os.environ.get("NNCG_SEQ_HVP", "").strip().lower() not in ("", "0", "false", "no")
         args.nncg_rank = rank if args.nncg_rank is None else args.nncg_rank
         args.nncg_chunk_size = (1 if one_by_one else chunk) if args.nncg_chunk_size is None else args.nncg_chunk_size
 
@@ -175,17 +175,22 @@ def strategy_options(args: argparse.Namespace) -> tuple[str, Any]:
         alm_options(args, options)
     if kind == "cl":
         curriculum_options(args, options)
+    prepares = strategy.prepared and not args.ckpt_dir and options.steps
+    if strategy.prepared and not prepares:
+        if args.lr is not None:
+            raise UsageError("--lr is of the stage of Adam that --steps 0 leaves out")
+        if args.batch_size is not None and getattr(options, "inner", "") != "adam":
+            raise UsageError("--batch_size goes with Adam, and no stage of it is left")
     return name, options
 
 
 def refuse_flags_of_others(args: argparse.Namespace, kind: str) -> None:
     """Raise UsageError for a flag that would be ignored."""
-    prefixes = {"alm": ("alm_",), "nncg": ("nncg_",), "cl": ("cl_",), "lbfgs": ("lbfgs_",)}
     mine = {"adam": (), "lbfgs": ("lbfgs",), "adam_lbfgs": ("lbfgs",), "alm": ("alm", "lbfgs"),
             "nncg": ("nncg", "lbfgs"), "cl": ("cl",)}.get(kind, ())
-    for owner, (prefix,) in prefixes.items():
+    for owner in ("alm", "nncg", "cl", "lbfgs"):
         for name, value in vars(args).items():
-            if name.startswith(prefix) and value is not None and owner not in mine:
+            if name.startswith(f"{owner}_") and value is not None and owner not in mine:
                 raise UsageError(f"--{name} goes with --optimizer {owner}, not with {args.optimizer}")
     for name in ("lr", "batch_size"):
         if getattr(args, name) is not None and kind == "lbfgs":
@@ -276,8 +281,8 @@ def find_source(args: argparse.Namespace, contrasts: Sequence[float], n: int) ->
     """
     recipe = Recipe(size=args.N, r=contrasts[0], f=args.f, tau=args.tau, alpha=args.alpha, low=args.a_low, grf=args.grf,
                     stride=args.data_sub, seed=args.data_seed)
-    for contrast in contrasts:
-        replace(recipe, r=contrast).check()
+    for contrast in contrasts:  # benchmark files have a size of their own
+        replace(recipe, r=contrast, stride=1 if args.piececonst_dir else args.data_sub).check()
     if not args.piececonst_dir:
         return Source(recipe, Path(args.data_dir).absolute(), args.test_num or TESTS)
     for flag in GENERATED:
@@ -307,7 +312,7 @@ def find_gpu(args: argparse.Namespace) -> torch.device:
 LEAST = {"steps": 0, "xy_loss": 0, "f_loss": 0, "batch_size": 1, "lbfgs_max_iter": 1, "lbfgs_history": 1,
          "lbfgs_tolerance_grad": 0, "lbfgs_tolerance_change": 0, "alm_uncon_weight": 0, "alm_mu": 0,
          "alm_outer_iters": 1, "alm_inner_step": 1, "alm_lbfgs_max_iter": 1, "alm_lbfgs_chunks": 0,
-         "alm_pde_eps_slack": 0, "alm_data_eps_slack": 0, "nncg_steps": 0, "nncg_lbfgs_steps": 0, "nncg_rank": 1,
+         "alm_pde_eps_slack": 0, "alm_data_eps_slack": 0, "nncg_steps": 1, "nncg_lbfgs_steps": 0, "nncg_rank": 1,
          "nncg_cg_tol": 0, "nncg_cg_max_iters": 1, "nncg_chunk_size": 1, "cl_inner_step": 1, "test_num": 1,
          "pde_sub": 1, "modes": 1, "width": 1, "block": 1, "full_block": 0, "gpu": 0, "log_every": 1,
          "checkpoint_every": 0}

@@ -9,8 +9,8 @@ from pino.residual import RESIDUALS
 from pino.spectral import SPECTRAL
 from pino.strategies import STRATEGIES
 
-KNOWN = ("adam", "lbfgs", "alm", "nncg", "cl", "adam_lbfgs", "alm_data")  # the last two by flags of others
-OPTIMIZERS = (*KNOWN[:5], *(name for name in STRATEGIES if name not in KNOWN))  # and what is entered there
+BY_FLAGS = ("adam_lbfgs", "alm_data")  # --warm_start, --alm_cons_item data
+OPTIMIZERS = tuple(name for name in STRATEGIES if name not in BY_FLAGS)
 EPILOG = """environment, where the flag is not given:
   PINO_DATA_DIR (--data_dir), PINO_PIECECONST_DIR (--piececonst_dir), PINO_CKPT_DIR (--ckpt_dir, with alm, nncg and
   lbfgs --warm_start), NNCG_RANK (--nncg_rank), NNCG_FB_CHUNK (--full_block), NNCG_CHUNK_SIZE (--nncg_chunk_size; 1 with
@@ -19,7 +19,8 @@ EPILOG = """environment, where the flag is not given:
 examples:
   python scripts/darcy_sweep.py --optimizer adam --preset small --budget laptop --r 1 4 10 --n_samples 5 20 100
   python scripts/darcy_sweep.py --optimizer lbfgs --r 4 --n_samples 1000 --seed 0 --outdir results      (on a GPU)
-  python scripts/darcy_sweep.py --optimizer nncg --r 10 --n_samples 200 --ckpt_dir results --outdir results
+  python scripts/darcy_sweep.py --optimizer adam --r 10 --n_samples 200
+  python scripts/darcy_sweep.py --optimizer nncg --r 10 --n_samples 200 --ckpt_dir results
 """
 
 
@@ -98,8 +99,8 @@ def make_parser() -> Parser:
         "made")
     add("--data_rows", type=int, metavar="M", help="samples of training files that are made, at least the largest n, "
         "so that commands with less of them share one file (the largest n)")
-    add("--piececonst_dir", metavar="DIR", help="train on the benchmark files piececonst_*_smooth1.mat, test on "
-        "..._smooth2.mat in this folder; --r must be their contrast")
+    add("--piececonst_dir", metavar="DIR", help="instead of --data_dir: train on the benchmark files "
+        "piececonst_*_smooth1.mat, test on ..._smooth2.mat in this folder; --r must be their contrast")
     add("--test_num", type=int, metavar="M", help="test samples (200; benchmark files: 500)")
     add("--data_seed", type=int, default=0, metavar="K", help="of the training samples; no seed gives the test samples")
     add("--N", type=int, default=421, help="nodes a side of the grid on which the data are solved")

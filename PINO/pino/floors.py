@@ -157,12 +157,11 @@ def floors(fields: Fields, kind: str, stride: int, xy_loss: float = 5.0, f_loss:
 
 def _solve(residual: Residual, fields: Fields, xy_loss: float, f_loss: float) -> Iterator[tuple[float, float, float]]:
     """(J*, d, p) of one field after the other."""
-    order, guess = residual.lattice(), 1.0
+    order = residual.lattice()
     for row, u in enumerate(fields.u[:, 1:-1, 1:-1].astype(np.float64)):
         matrix, rhs = residual.matrix(row)
         matrix, c, size = matrix[order], (matrix @ u.ravel() - rhs)[order], np.linalg.norm(u)
-        e, _, m = minimum(matrix, c, xy_loss / size, f_loss / residual.norm, guess)
-        guess = m if 0 < m < math.inf else guess  # of the next field
+        e, _, m = minimum(matrix, c, xy_loss / size, f_loss / residual.norm)
         d, p = np.linalg.norm(e) / size, 0.0 if m == math.inf else np.linalg.norm(matrix @ e + c) / residual.norm
         yield xy_loss * d + f_loss * p, d, p
 

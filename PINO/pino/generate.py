@@ -299,8 +299,9 @@ def _take_over(part: Part, target: Target) -> None:
         return
     for rows, path in reversed(store.finished(target.recipe, target.path.parent)):
         try:
-            part.append(*store.load(path, target.recipe, min(rows, target.rows)))
-            return
+            if rows <= target.rows:  # of a larger one the largest residual would be that of other rows
+                part.append(*store.load(path, target.recipe, rows))
+                return
         except UsageError as error:
             warn_once(str(error))
 
@@ -342,7 +343,7 @@ def _samples(target: Target, rows: range, device: torch.device) -> tuple[np.ndar
     return bits, u, float(solution.residual.max())
 
 
-@lru_cache(maxsize=512)  # blocks: 45 MB on a CPU at N = 421, enough for 2000 samples
+@lru_cache(maxsize=512)  # blocks: on a CPU 2000 samples, 45 MB at N = 421
 def _sign_bits(rows: range, *arguments: Any) -> np.ndarray:
     """Packed sign fields of some rows, kept for the next contrast: drawing them takes longer than a GPU solves them."""
     return np.packbits(sign_fields(rows, *arguments).reshape(len(rows), -1), axis=1)

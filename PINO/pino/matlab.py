@@ -113,7 +113,7 @@ def _find(folder: Path, split: str, r: float) -> Path:
     ending = "1?" if split == "train" else "2"
     found = []
     for path in folder.glob("piececonst_r*_N*_smooth*.mat"):
-        match = re.fullmatch(rf"piececonst_r([0-9.]+)_N(\d+)_smooth({ending})\.mat", path.name)
+        match = re.fullmatch(rf"piececonst_r(\d+(?:\.\d+)?)_N(\d+)_smooth({ending})\.mat", path.name)
         if match and math.isclose(float(match[1]), r, rel_tol=1e-6):
             found.append((int(match[2]), match[3], path))
     classic = folder / f"piececonst_r421_N1024_smooth{ending[0]}.mat"
@@ -168,7 +168,7 @@ def _fields(path: Path, n: int, r: float, stride: int, arrays: dict[str, _Revers
             raise UsageError(f"{path}: `{name}` must be (n, N, N) real numbers, as `coeff` is, got {tuple(shape)}")
     rows, size, _ = shape
     if rows < n:
-        raise UsageError(f"{path} holds {rows} samples, {n} are asked for")
+        raise UsageError(f"{path} holds {rows} samples, {n} are asked for (--n_samples, --test_num)")
     if (size - 1) % stride:
         raise UsageError(f"{path}: the stride {stride} must divide N - 1 = {size - 1}")
     u = np.ascontiguousarray(arrays["sol"].first(n, stride), np.float32)

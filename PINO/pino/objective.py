@@ -32,7 +32,6 @@ class Objective:
         model: whose forward is evaluated; its own weights are not used.
         weights: xy_loss and f_loss.
         block: samples that go through the network at a time; graph_block: the same where second derivatives follow.
-        spacing: h of the test grid, for the absolute error.
         floors: lower bounds of 5 d_i + p_i, (n,), or None where they are not known.
         noted: more numbers for metrics.json.
     """
@@ -40,10 +39,10 @@ class Objective:
     group_size = None
 
     def __init__(self, model: nn.Module, train: Samples, test: Samples, weights: tuple[float, float], block: int,
-                 graph_block: int, spacing: float, floors: np.ndarray | None = None,
+                 graph_block: int, floors: np.ndarray | None = None,
                  noted: Mapping[str, float] | None = None) -> None:
         self.names = [name for name, _ in model.named_parameters()]
-        self.model, self.weights, self.spacing = model, weights, spacing
+        self.model, self.weights = model, weights
         self.block, self.graph_block = block, graph_block
         self.more_results: Callable[[], dict[str, float]] = dict
         self.set_samples(train, test, floors, noted or {})
@@ -123,7 +122,7 @@ class Objective:
 
     def results(self, params: Sequence[Tensor]) -> dict[str, list[float]]:
         """Floor, what is least above it, absolute test error, and what is noted of the samples."""
-        absolute = self.test_errors(params) * self.test.norms.double() * self.spacing
+        absolute = self.test_errors(params) * self.test.norms.double() / (self.test.u.shape[1] - 1)
         found: dict[str, Any] = {"test_error_abs": absolute.mean().item(), **self.noted, **self.more_results()}
         if self.floors is not None:
             above = self.penalty(*self.all_terms(params), self.all).cpu().numpy() - self.floors

@@ -227,17 +227,18 @@ class Run(Claimable):
         """Give the positions of the checkpoints that are there and readable, newest first."""
         return [position for position, _ in self._readable()]
 
-    def load(self, position: tuple[int, ...]) -> dict[str, Any]:
+    def load(self, position: tuple[int, ...], mapped: bool = False) -> dict[str, Any]:
         """Go back to a checkpoint: give its state (on the CPU) and cut history.csv to its rows.
 
-        A newer checkpoint is dropped. Raises ValueError when there is none at this position.
+        A newer checkpoint is dropped. `mapped` tensors lie in the file until they are looked at: copy them, soon.
+        Raises ValueError when there is none at this position.
         """
         import torch
 
         path = dict(reversed(self._readable())).get(position)
         if path is None:
             raise ValueError(f"{self.path} has no checkpoint at {position}")
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
         os.replace(path, self._checkpoint)
         self._rows = data["rows"]
         self._open_history()

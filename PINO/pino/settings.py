@@ -28,8 +28,9 @@ from pino.strategies import STRATEGIES, curriculum
 from pino.strategies.base import Row, Strategy, flatten
 
 #: Arguments that may change between two starts of one run.
-VOLATILE = ("device", "budget", "log_every", "spectral", "block")
+VOLATILE = ("device", "budget", "log_every", "spectral", "block", "full_block", "ckpt_dir")
 SYSTEM = "darcy"
+FLOOR_POINTS = 65  # a side of the largest grid whose floors are computed
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Settings:
             "xy_loss": self.weights[0], "f_loss": self.weights[1], "batch_size": min(self.batch_size, self.n),
             "network": self.network, "warm_start": self.checkpoint_identity(contrast, seed),
             "precision": str(self.dtype).removeprefix("torch."), "spectral": self.spectral, "block": self.block,
+            "full_block": self.graph_block, "ckpt_dir": None if self.checkpoints is None else str(self.checkpoints),
             "budget": self.budget, "log_every": self.log_every, "device": str(self.device)}
         return Run(self.save_path, key, config, VOLATILE, "--outdir")
 
@@ -132,7 +134,7 @@ class Settings:
         block = self.block or default_block(self.device, self.source.size, min(self.pde_stride, self.source.stride),
                                             self.network["width"])
         objective = Objective(model, *samples[:2], self.weights, block, self.graph_block or block,
-                              self.source.stride / (self.source.size - 1), *samples[2:])
+                              *samples[2:])
         strategy = STRATEGIES[self.strategy](self.options, objective, params, rows, self.batch_size, self.samples,
                                              self.checkpoints is not None)
         return params, strategy
@@ -164,8 +166,11 @@ class Settings:
                 Samples(test, None, self.source.stride, *like), limits, noted)
 
     def floors(self, train: Fields) -> tuple[np.ndarray | None, dict[str, float]]:
-        """Lower bounds of 5 d_i + p_i, and the means of d and p there; none where the two grids differ."""
-        if self.pde_stride != self.source.stride:
+        """Lower bounds of 5 d_i + p_i, and the means of d and p there.
+
+        None where the two grids differ, and on fine grids, where they would take seconds a field.
+        """
+        if self.pde_stride != self.source.stride or train.u.shape[1] > FLOOR_POINTS:
             return None, {}
         found = floors(train, self.residual, self.pde_stride, *self.weights, self.n)
         return found.loss, {"floor_data_loss": float(found.d.mean()), "floor_pde_loss": float(found.p.mean())}
@@ -198,12 +203,18 @@ class Settings:
                              f"it with --optimizer adam --outdir, or leave --ckpt_dir out for a stage of Adam")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            network, data, weights = *(saved["config"][name] for name in ("network", "data")), saved["params"]
+            config, weights = saved["config"], saved["params"]
+            network, data = config["network"], config["data"]
         except Exception as error:  # torch raises all sorts for what it cannot read
             reason = str(error).strip().partition("\n")[0]
             raise UsageError(f"--ckpt_dir: {path} cannot be read ({reason})") from None
         if network != self.network:
             raise UsageError(f"--ckpt_dir: {path} is of another network: {network}, not {self.network}")
+        mine = {"residual": self.residual, "pde_sub": self.pde_stride, "xy_loss": self.weights[0],
+                "f_loss": self.weights[1]}
+        other = [f"{name} {config.get(name)}, not {value}" for name, value in mine.items() if config.get(name) != value]
+        if other:
+            raise UsageError(f"--ckpt_dir: {path} minimised another loss: {', '.join(other)}")
         if data["train"] != self.source.identity("train", contrast, self.n):
             raise UsageError(f"--ckpt_dir: {path} was trained on other data: {data['train']}")
         return weights

@@ -5,6 +5,7 @@ What is read is kept, as the seeds of a cell share their data.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -57,10 +58,14 @@ class Source:
         wanted = [(split, contrast, *counts) for contrast in contrasts
                   for split, counts in (("train", (n, rows)), ("test", (self.tests, self.tests)))]
         wanted += [("train", contrast, n, rows) for contrast in stages]
-        for split, contrast, count, made in () if self.benchmark else wanted:
-            if find(self._at(split, contrast), count, self.folder) is None:
-                with Signals() as signals:
-                    make(self._at(split, contrast), made, self.folder, device, signals)
+        missing = [(self._at(split, contrast), made) for split, contrast, count, made in wanted
+                   if not self.benchmark and find(self._at(split, contrast), count, self.folder) is None]
+        for k, (recipe, made) in enumerate(missing, 1):
+            with Signals() as signals:
+                make(recipe, made, self.folder, device, signals)
+            if k == 1 and len(missing) > 1:
+                print(f"{len(missing) - 1} more data files with {sum(made for _, made in missing[1:])} solutions are "
+                      f"missing", file=sys.stderr)
 
     def identity(self, split: str, contrast: float, count: int | None = None) -> dict[str, Any]:
         """What a run notes of its fields; generated files need not be there yet."""

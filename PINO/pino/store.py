@@ -87,8 +87,9 @@ class Recipe:
         need(self.grf in GRF, "grf", f"one of {', '.join(GRF)}", self.grf)
         need(self.split in SPLITS, "split", f"one of {', '.join(SPLITS)}", self.split)
         need(0 <= self.seed < 2**63, "seed", "from 0 to 2^63 - 1", self.seed)
-        least = max(2e-12, 3e-16 * (self.size - 1) ** 2)  # twice what rounding leaves at r = 1e4
-        need(least <= self.tol <= 1e-4, "tol", f"from {least:.1e} (with N = {self.size}) to 1e-4", self.tol)
+        least = max(2e-12, 5e-16 * (self.size - 1) ** 2 * max(1, self.r / 1000))  # what rounding leaves, and some room
+        need(least <= self.tol <= 1e-4, "tol", f"from {least:.1e} (with N = {self.size}, r = {self.r:g}) to 1e-4",
+             self.tol)
 
     def identity(self) -> dict[str, Any]:
         """The values by their flags: what a run notes of its data, and what files are compared by."""
@@ -167,11 +168,12 @@ def load(path: Path, recipe: Recipe, n: int) -> tuple[np.ndarray, np.ndarray, fl
                 crc = zlib.crc32(block, crc)
                 kept[i:i + step] = block[:max(0, n - i)]
             if crc != file.attrs[f"crc32_{name}"]:
-                raise UsageError(f"{path} is damaged: the checksum of `{name}` does not fit")
+                raise UsageError(f"{path} is damaged: the checksum of `{name}` does not fit; make it "
+                                 f"again with generate_darcy.py --force")
             arrays[name] = kept
         residual = float(file.attrs["residual"])
     if not np.isfinite(arrays["u"]).all():
-        raise UsageError(f"{path} is damaged: `u` is not finite")
+        raise UsageError(f"{path} is damaged: `u` is not finite; make it again with generate_darcy.py --force")
     return arrays["signs"], arrays["u"], residual
 
 

@@ -88,10 +88,13 @@ def prepare(sweep: Sweep, jobs: list[tuple[Settings, list[Run]]]) -> None:
     if waiting:
         contrasts = sorted({one.key.physical_value for _, runs in waiting for one in runs})
         first, most = sweep.settings[0], max(settings.n for settings, _ in waiting)
-        first.source.prepare(contrasts, most, sweep.data_rows, first.device, first.stage_contrasts(contrasts))
+        stages = first.stage_contrasts(contrasts)
+        first.source.prepare(contrasts, most, sweep.data_rows, first.device, stages)
         for contrast in contrasts:
-            first.source.fields("train", contrast, most)
             first.source.fields("test", contrast)
+        for n in sorted({settings.n for settings, _ in waiting}):
+            for contrast in [*contrasts, *(() if first.source.benchmark else stages)]:
+                first.source.fields("train", contrast, n)
 
 
 if __name__ == "__main__":

@@ -43,5 +43,5 @@ def objective(n: int = 5, contrast: float = 4.0, block: int = 3, graph_block: in
     params = [p.detach()[None].clone().requires_grad_() for p in model.parameters()]
     found = Objective(model, Samples(train, residual, STRIDE, device, dtype),
                       Samples(fields(4, contrast, "test"), None, STRIDE, device, dtype), (5.0, 1.0), block, graph_block,
-                      STRIDE / (SIZE - 1), floors(train, residual, STRIDE).loss)
+                      floors(train, residual, STRIDE).loss)
     return found, params

@@ -122,7 +122,8 @@ def test_every_strategy(warm: Warm, data: Path, tmp_path: Path, name: str) -> No
         assert steps == sorted(set(steps)) and all(math.isfinite(float(line["objective"])) for line in lines[1:])
         mini = [line for line in lines[1:] if line["stage"] not in ("lbfgs", "nncg")]
         assert [int(line["iteration"]) for line in mini] == list(range(1, len(mini) + 1)), "a line an update"
-        assert found["iterations"] == (iterations or 5 * math.ceil(1 + (r - 1) / 3)) or "lbfgs" in flags + name
+        expected = iterations or 5 * math.ceil(1 + (r - 1) / 3)
+        assert 0 < found["iterations"] <= expected if "lbfgs" in flags + name else found["iterations"] == expected
         for line in mini if name in ("adam", "cl") else []:  # all samples are one batch here
             assert float(line["objective"]) == pytest.approx(
                 5 * float(line["batch_data_loss"]) + float(line["batch_pde_loss"]), rel=1e-5)

@@ -26,7 +26,7 @@ CASES: dict[str, list[str]] = {
     "lbfgs": ["--optimizer", "lbfgs", "--lbfgs_max_iter", "45", "--lbfgs_history", "5"],
     "adam_lbfgs": [*BATCH, "--optimizer", "lbfgs", "--warm_start", "--steps", "5", "--lbfgs_max_iter", "25"],
     "nncg": [*BATCH, "--optimizer", "nncg", "--steps", "4", "--nncg_lbfgs_steps", "25", "--nncg_steps", "3",
-             "--nncg_rank", "2", "--full_block", "2", "--nncg_cg_max_iters", "4"],
+             "--nncg_rank", "2", "--nncg_chunk_size", "2", "--full_block", "2", "--nncg_cg_max_iters", "4"],
     "alm": [*BATCH, "--optimizer", "alm", "--steps", "4", "--alm_outer_iters", "3", "--alm_inner_step", "4"],
     "alm data lbfgs best": ["--optimizer", "alm", "--alm_cons_item", "data", "--alm_inner", "lbfgs", "--steps", "0",
                             "--alm_outer_iters", "2", "--alm_lbfgs_max_iter", "22", "--alm_save_best"],
@@ -80,7 +80,9 @@ def test_chain_goes_on_without_its_owner(warm: Warm, data: Path, tmp_path: Path)
         assert done["rc"] == 0, done
         assert warm.run(*flags, path, *both)["rc"] == 0
         found = outcome(path)
-        assert {name: found[name]["weights"] for name in whole} == {name: run["weights"] for name, run in whole.items()}
+        for name, run in whole.items():
+            assert found[name]["weights"] == run["weights"]
+            assert found[name]["history"] == run["history"], "of the run alone, not of its company"
 
 
 def test_real_process(warm: Warm, data: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def published(model: FNO2d, samples: Samples, preset: dict, batch: int) -> tuple
 
 def ours(model: FNO2d, samples: Samples, batch: int, block: int) -> Callable[[], Tensor]:
     """The step of PINO/, which returns the loss (1,) before it."""
-    objective = Objective(model, samples, samples, (5.0, 1.0), block, block, 1 / (samples.a.shape[1] - 1))
+    objective = Objective(model, samples, samples, (5.0, 1.0), block, block)
     objective.batch = torch.arange(batch, device=samples.a.device)
     params = [p.detach().clone()[None].requires_grad_() for p in model.parameters()]
     optimizer, rows = Adam(params, 1e-3), torch.arange(1)

@@ -62,6 +62,7 @@ class Stage:
     iterations: int | list[int]
     build: Callable[[Sequence[Tensor]], torch.optim.Optimizer]
     steps: int | None = None
+    restores: bool = False  # goes back to earlier weights as it begins, and is over
 
     def length(self, row: int) -> int:
         """Iterations of this row."""
@@ -109,6 +110,7 @@ class Strategy:
         main: the nested optimizer whose options may be given without prefix.
         aliases: published names of options that are called otherwise here.
         marks: loss and test error at the end of each stage are kept in metrics.json.
+        last_stage_only: columns of the history that mean something for a run in its last stage only.
         redraws: the loss changes between steps, so a step that moves nothing is no reason to stop.
         state: what a checkpoint must hold beside weights and optimizer: tensors with leading axis R.
     """
@@ -119,6 +121,7 @@ class Strategy:
     main: ClassVar[str] = "lbfgs"
     aliases: ClassVar[Mapping[str, str]] = {}
     marks: ClassVar[bool] = False
+    last_stage_only: ClassVar[Sequence[str]] = ()
     redraws: ClassVar[bool] = False
 
     def __init__(self, options: Any, objective: Objective, params: Sequence[Tensor], rows: Sequence[Row]) -> None:

@@ -82,7 +82,7 @@ class ALM(DarcyStrategy):
         """One stage a solve; with `save_best` an empty one that goes back to the best of them."""
         before = self.preparation(options.adam, options.steps)
         self.first, self.last = len(before), len(before) + options.outer
-        best = [Stage("best", 0, self.inner_adam)] * options.save_best
+        best = [Stage("best", 0, self.inner_adam, restores=True)] * options.save_best
         return [*before, *(self.solve(f"alm_{k + 1}") for k in range(options.outer)), *best]
 
     def solve(self, name: str) -> Stage:

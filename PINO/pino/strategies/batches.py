@@ -86,7 +86,7 @@ class DarcyStrategy(Strategy):
         size = min(self.batch_size, n)
         number, step = divmod(update, -(-n // size))
         if self.epoch != (self.stage, number):
-            seed = stream_seed(self.rows[0].seed, f"order of stage {self.stage}, epoch {number}")
+            seed = stream_seed(self.rows[0].seed, f"order of {self.stages[self.stage].name}, epoch {number}")
             order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
             self.order, self.epoch = order.to(self.objective.all.device), (self.stage, number)
         return self.order[step * size:(step + 1) * size]
@@ -94,6 +94,11 @@ class DarcyStrategy(Strategy):
     def after_evaluation(self, active: Tensor) -> None:
         """Count the update."""
         self.state["updates"] += self.mini
+
+    @property
+    def trace_every(self) -> int:
+        """Updates between two lines of the trace."""
+        return 1
 
     def trace(self, losses: Tensor) -> dict[str, Sequence[float]]:
         """What was minimised and, of mini-batches, 5 d + p and its terms."""
@@ -107,6 +112,8 @@ class DarcyStrategy(Strategy):
             self.state["batch_losses"][0, slot] = loss
             self.state["batch_loss_sum"] += loss
             self.state["batches"] += 1
+            if int(self.state["updates"]) % self.trace_every:
+                return {}
         return found
 
     def batch_results(self) -> dict[str, float]:

@@ -52,6 +52,7 @@ class Curriculum(DarcyStrategy):
     """One stage a value, each with a fresh Adam."""
 
     name, Options, main = "cl", Options, "adam"
+    last_stage_only = ("test_error",)  # stages between have no test samples of their own
     budgets = {"smoke": {"step": 3.0, "iterations": 5}, "laptop": {"step": 0.5, "iterations": 200}}
 
     def make_stages(self, options: Options, targets: Sequence[float]) -> list[Stage]:
@@ -77,6 +78,11 @@ class Curriculum(DarcyStrategy):
             else:
                 rows.append(Row(key, [(k, len(chains[k]) - 1)]))
         return rows
+
+    @property
+    def trace_every(self) -> int:
+        """Two hundred lines a stage: the paper's 91 stages have a million updates."""
+        return max(1, self.options.iterations // 200)
 
     def enter(self, stage: int) -> None:
         """The samples of this stage's value."""
