@@ -139,7 +139,6 @@ class Group:
                         for r, row in enumerate(self.rows)]
         self.calls = torch.zeros(len(self.rows), dtype=torch.int64)  # evaluations in the step at work
         self.stage, self.steps = 0, 0
-        self.trace: dict[str, Sequence[float]] = {}  # columns of the last step
         self.optimizer: torch.optim.Optimizer | None = None
         self.environment = environment(settings.device)
         self.progress = Progress(settings.label)
@@ -159,6 +158,9 @@ class Group:
                 stage = self.stages[self.stage]
                 if not resumed:
                     self.strategy.advance(self.stage)
+                    if stage.restores:  # other weights at the same iteration: one more line
+                        for counter in self.counters:
+                            counter.logged = -1
                     self.optimizer = stage.build(self.params)
                 self.strategy.enter(self.stage)
                 if not resumed and self.stage == 0:
@@ -206,12 +208,14 @@ class Group:
             self.count(r, loss, now - self.clock, last=self.steps == stage.steps)
         self.calls.zero_()
         self.clock = now
-        self.trace, every = self.strategy.trace(losses), self.settings.log_every
+        trace, every = self.strategy.trace(losses), self.settings.log_every
         if before // every < min(self.counters[r].total for r in running) // every:
-            self.log(running)
-        elif self.trace:
-            going = self.active(stage)  # the others get a full line, at the end of the stage
-            self.write_lines([r for r in running if going[r]], {}, self.trace)
+            self.log(running, trace)
+        elif trace:
+            going = self.active(stage)
+            self.write_lines([r for r in running if going[r]], {}, trace)
+            if ended := [r for r in running if not going[r]]:
+                self.log(ended, trace)
         self.show(losses)
 
     def closure(self, optimizer: torch.optim.Optimizer):
@@ -247,9 +251,6 @@ class Group:
     def end_stage(self, stage: Stage) -> None:
         """Record the runs that are complete, and go to the next stage."""
         rows = [r for r, row in enumerate(self.rows) if row.last_stage >= self.stage]
-        if stage.restores:  # other weights at the same iteration: one more line
-            for r in rows:
-                self.counters[r].logged = -1
         columns = self.log(rows)
         last = self.stage == len(self.stages) - 1
         for r in rows:
@@ -268,12 +269,12 @@ class Group:
 
     # Records ----------------------------------------------------------------------------------------------------
 
-    def log(self, rows: Sequence[int]) -> dict[str, list[float]]:
-        """Append a line to the histories of these rows; returns the columns, (R,) each."""
+    def log(self, rows: Sequence[int], trace: Mapping[str, Sequence[float]] | None = None) -> dict[str, list[float]]:
+        """Append a line to the histories of these rows, with the `trace` of a step; returns the columns, (R,) each."""
         wanted = torch.tensor(list(rows))  # only these: rounding depends on the company
         columns = self.objective.columns(self.params, wanted)
         columns["grad_norm"] = self.objective.gradient_norms(self.params, wanted)
-        extra = self.trace | self.strategy.columns()
+        extra = {**(trace or {}), **self.strategy.columns()}
         if hasattr(self.optimizer, "columns"):
             extra |= self.optimizer.columns()
         self.write_lines(rows, columns, extra)

@@ -106,9 +106,9 @@ BAD = {
 }
 
 #: Plain numbers by what is allowed, whatever the strategy; whole numbers first.
-COUNTS = {0: "steps alm_lbfgs_chunks nncg_steps nncg_lbfgs_steps full_block gpu",
+COUNTS = {0: "steps alm_lbfgs_chunks nncg_lbfgs_steps full_block gpu",
           1: "batch_size lbfgs_max_iter lbfgs_history alm_outer_iters alm_inner_step alm_lbfgs_max_iter nncg_rank "
-             "nncg_cg_max_iters nncg_chunk_size cl_inner_step test_num pde_sub modes width block log_every"}
+             "nncg_steps nncg_cg_max_iters nncg_chunk_size cl_inner_step test_num pde_sub modes width block log_every"}
 FROM_0 = ("xy_loss f_loss lbfgs_tolerance_grad lbfgs_tolerance_change alm_uncon_weight alm_mu alm_pde_eps_slack "
           "alm_data_eps_slack nncg_cg_tol checkpoint_every").split()
 POSITIVE = ("lr alm_rho alm_adam_lr nncg_mu nncg_lr cl_init_r cl_delta_r cl_init_f cl_delta_f cl_target_f").split()

@@ -126,7 +126,9 @@ def test_larger_sets_take_over_the_smaller_and_end_in_the_same_bytes(tmp_path, c
     small, large = (store.read(tmp_path / "grown" / TRAIN.format(n), recipe, 10) for n in (10, 21))
     assert (small.bits == large.bits).all() and (small.u == large.u).all()
     assert call(tmp_path / "grown", "--n_samples", 15) == 0 and "_n15_" in (out := capsys.readouterr().out)
-    assert "15_r4_f1_seed0.h5: 0 samples in" in out
+    assert "15_r4_f1_seed0.h5: 5 samples in" in out, "a larger file may have the larger residual in other rows"
+    assert call(tmp_path / "between", "--n_samples", 15) == 0
+    assert contents(tmp_path / "between").items() < contents(tmp_path / "grown").items()
     os.truncate(tmp_path / "grown" / TRAIN.format(21), 3000)  # a broken one is no source
     assert call(tmp_path / "grown", "--n_samples", 22) == 0
     assert f"{TRAIN.format(22)}: 7 samples in" in capsys.readouterr().out
