@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .spectral import DFT, SPECTRAL, SpectralConv
+from .spectral import DFT, SPECTRAL, SpectralConv, initialise
 
 
 class FNO2d(nn.Module):
@@ -53,19 +53,8 @@ class FNO2d(nn.Module):
         self.skips = nn.ModuleList(linear(width, width) for _ in range(layers))
         self.hidden, self.output = linear(width, head), linear(head, 1)
         self._transforms: dict[tuple[int, torch.dtype, torch.device], DFT] = {}
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, SpectralConv):
-                module.weight.data = self._uniform(module.weight.shape, 0, width**-2, generator)
-            elif isinstance(module, nn.Linear):
-                bound = module.in_features**-0.5
-                module.weight.data = self._uniform(module.weight.shape, -bound, bound, generator)
-                module.bias.data = self._uniform(module.bias.shape, -bound, bound, generator)
+        initialise(self, seed)
         self.to(dtype)
-
-    @staticmethod
-    def _uniform(shape: torch.Size, low: float, high: float, generator: torch.Generator) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
     def transform(self, z: Tensor) -> DFT | None:
         """The Fourier matrices for the grid of z (N, N, B, width); None where the FFT is to be used."""

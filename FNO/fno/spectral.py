@@ -89,3 +89,22 @@ class DFT:
         a = torch.mm(self.synthesis_y, a.view(2 * m + 2, -1)).view(size, 2 * m, samples * width)
         field = torch.baddbmm(skip.reshape(size, size, -1), self.synthesis_x.expand(size, -1, -1), a)
         return field.view(size, size, samples, width)
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Weights by the seed alone, as published: spectral ones U[0, 1) / width^2, linear layers as torch does.
+
+    They are drawn in float64, in the order of the modules, without moving the global generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(shape: torch.Size, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    for module in network.modules():
+        if isinstance(module, SpectralConv):
+            module.weight.data = uniform(module.weight.shape, 0, module.weight.shape[-1]**-2)
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            module.weight.data = uniform(module.weight.shape, -bound, bound)
+            module.bias.data = uniform(module.bias.shape, -bound, bound)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .spectral import DFT, SPECTRAL, SpectralConv
+from .spectral import DFT, SPECTRAL, SpectralConv, initialise
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": dict(modes=20, width=64, head=(128, 64)),  # 26,247,937 weights
@@ -65,19 +65,8 @@ class FNO2d(nn.Module):
         self.skips = nn.ModuleList(linear(width, width) for _ in range(layers))
         self.head = nn.ModuleList(linear(*sizes) for sizes in pairwise((width, *head, 1)))
         self._grids: dict[tuple[int, torch.dtype, torch.device], Grid] = {}
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, SpectralConv):
-                module.weight.data = self._uniform(module.weight.shape, 0, width**-2, generator)
-            elif isinstance(module, nn.Linear):
-                bound = module.in_features**-0.5
-                module.weight.data = self._uniform(module.weight.shape, -bound, bound, generator)
-                module.bias.data = self._uniform(module.bias.shape, -bound, bound, generator)
+        initialise(self, seed)
         self.to(dtype)
-
-    @staticmethod
-    def _uniform(shape: torch.Size, low: float, high: float, generator: torch.Generator) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
     def grid(self, a: Tensor) -> Grid:
         """The grid of a (B, S, S). Raises ValueError where it has fewer than 2m points a side."""

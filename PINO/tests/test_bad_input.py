@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import forked
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -222,6 +223,15 @@ def test_broken_data(warm: Warm, tmp_path: Path) -> None:
             wrong[name] = done
     train.write_bytes(whole)
     assert not wrong
+    chain = ["--optimizer", "cl", "--cl_delta_r", "1.5"]
+    assert warm.run(*flags, tmp_path / "cl", *chain)["rc"] == 0
+    stage = data / "darcy_N37_n3_r2.5_f1_sub4_seed0.h5"
+    content = bytearray(stage.read_bytes())
+    with h5py.File(stage) as file:
+        content[content.rindex(file["u"][2, 5, 5].tobytes()[1:])] ^= 0x10
+    stage.write_bytes(content)
+    done = warm.run(*flags, out, *chain)
+    assert done["rc"] == 2 and f"{stage} is damaged" in done["err"] and not files(out)
     assert warm.run(*flags, out)["rc"] == 0
 
 
@@ -282,6 +292,9 @@ def test_checkpoints_that_do_not_fit(warm: Warm, tmp_path: Path) -> None:
         for more in (["--n_samples", "2"], ["--r", "4", "5"], ["--seed", "0", "1"]):
             assert refused(ask("--ckpt_dir", adam, *more), f"--ckpt_dir {adam}: no finished Adam run with weights")
         assert refused(ask("--ckpt_dir", adam, "--width", "4"), f"--ckpt_dir: {model} is of another network: {{'modes'")
+        for words in (["--residual", "flux"], ["--xy_loss", "4"], ["--f_loss", "2"], ["--pde_sub", "2"]):
+            done = ask("--ckpt_dir", adam, *words)
+            assert refused(done, f"--ckpt_dir: {model} minimised another loss: {words[0][2:]}")
         kept = shutil.copy(model, tmp_path / "kept.pt")
         torch.save([1.0], model)
         assert refused(ask("--ckpt_dir", adam), f"--ckpt_dir: {model} cannot be read (")

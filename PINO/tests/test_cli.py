@@ -282,6 +282,7 @@ def test_benchmark_files(warm: Warm, benchmark: Path, data: Path, tmp_path: Path
     done = warm.run(*flags, "--r", "10", "--piececonst_dir", benchmark, "--test_num", "6", "--outdir", tmp_path / "six")
     assert done["rc"] == 2 and "holds 5 samples, 6 are asked for" in done["err"]
     monkeypatch.setenv("PINO_PIECECONST_DIR", str(benchmark))
+    assert parse([*flags, "--sub", "9"]).settings[0].source.stride == 9, "no divisor of 420"
     source = parse(flags).settings[0].source
     assert source.benchmark and source.folder == benchmark and source.size == 37
 

@@ -79,6 +79,12 @@ def test_batches_walk_all_samples_in_a_new_order_every_epoch():
     again = make("adam", n=11, batch_size=4)[0]
     again.enter(0)
     assert [again.rows_of(k).tolist() for k in (4, 0, 5)] == [seen[4], seen[0], seen[5]], "of the number alone"
+    orders = []
+    for steps, first in ((0, 0), (7, 1)):  # the same solve, with weights from elsewhere and after a stage of Adam
+        solve = make("alm", n=11, batch_size=4, steps=steps)[0]
+        solve.enter(first)
+        orders.append([solve.rows_of(k).tolist() for k in range(3)])
+    assert orders[0] == orders[1]
     other = make("adam", n=11, batch_size=4, seed=1)[0]
     other.enter(0)
     assert other.rows_of(0).tolist() != seen[0]

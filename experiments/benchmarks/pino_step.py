@@ -3,7 +3,7 @@
 
 (a) the published step: `rfft2` and `irfft2` of all modes, `einsum` with complex weights, 1x1 convolutions, a forward
 for the data term and another, on another batch, for the residual, `torch.optim.Adam` over complex weights; (b) PINO/:
-one forward for both terms (alone a factor of 2), Fourier matrices, modes mixed by a batched product of real pairs,
+one forward for both terms (half of the work), Fourier matrices, modes mixed by a batched product of real pairs,
 samples in blocks.
 
 Both have the same weights, give the same output and loss (checked), and are measured in turns; the table has medians,
