@@ -587,20 +587,6 @@ def test_loss_in_parts(chunk_size):
     assert most == 1
 
 
-def test_hessian_product_is_exact():
-    """Against the dense Hessian; an unused and a linear parameter have none."""
-    a = symmetric(normal(3, 6).abs(), 1)
-    x, y, unused = normal(3, 6).requires_grad_(), normal(3, 2).requires_grad_(), normal(3, 1).requires_grad_()
-    params, rows = [x, y, unused], torch.tensor([0, 2])
-    loss = ((x * apply(a)(x)).sum(1) / 2 + y.sum(1)).sum()
-    graph = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-    v = normal(2, 9)
-    expected = torch.cat([apply(a[rows])(v[:, :6]), torch.zeros(2, 3, dtype=DOUBLE)], 1)
-    product = cg.hessian_product(lambda: [graph], params, rows)
-    torch.testing.assert_close(product(v), expected)
-    torch.testing.assert_close(product(torch.stack([v, 2 * v])), torch.stack([expected, 2 * expected]))
-
-
 def test_rank_above_size_and_linear_loss():
     """The rank is cut to p; a loss without curvature takes damped gradient steps."""
     x = torch.zeros(2, 3, dtype=DOUBLE, requires_grad=True)

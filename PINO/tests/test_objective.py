@@ -9,8 +9,8 @@ import pytest
 import small
 import torch
 from pino.data import Samples
+from pino.hessian import hessian_product
 from pino.objective import Parts
-from pino.optimizers.cg import hessian_product
 from pino.settings import mean_predictor_error
 from torch import Tensor
 from torch.func import functional_call

@@ -22,7 +22,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .cg import TOLERANCE, Gradient, Solution, dot, flatten, hessian_product, pcg, unflatten
+from ..hessian import Gradient, dot, flatten, hessian_product, unflatten
+from .cg import TOLERANCE, Solution, pcg
 from .nystrom import SKETCH, precondition, sketch_hessian
 
 ARMIJO, SHRINK = 0.1, 0.5  # sufficient decrease; next trial step

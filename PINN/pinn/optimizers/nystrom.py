@@ -4,14 +4,13 @@ Frangella, Tropp, Udell 2023 (SIAM J. Matrix Anal. Appl. 44(2)), with a way out 
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-SKETCH = ("none", "shifted", "rayleigh_ritz")  # none: H v is not finite, no preconditioner
+from ..hessian import Linear
 
-Linear = Callable[[Tensor], Tensor]
+SKETCH = ("none", "shifted", "rayleigh_ritz")  # none: H v is not finite, no preconditioner
 
 
 def shifted_nystrom(omega: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
