@@ -7,6 +7,7 @@
         checkpoint.pt   while training (checkpoint.prev.pt: the one before it)
         claim           while a process works here (see files.py)
         model.pt        final weights
+        steps.*         step lengths, where they were recorded (steps.py)
         metrics.json    the result, written last: its presence means done
         failed.json     the traceback of a run that raised, until the next start
 
@@ -124,7 +125,7 @@ class Run(Claimable):
             self.check_config()
         if not self.claim():
             return
-        earlier = ["metrics.json", "checkpoint*.pt", "model*.pt", "history.csv", "config.json"]
+        earlier = ["metrics.json", "checkpoint*.pt", "model*.pt", "history.csv", "config.json", "steps.*"]
         for pattern in [*(earlier if force else ()), "*.tmp", "failed.json"]:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
