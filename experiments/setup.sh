@@ -7,7 +7,8 @@
 #
 # Tried in this order: $PYTHON, the active venv or conda environment, .venv in the repository. The first two are used
 # as they are when every package of the group "run" of requirements.txt can be imported, whatever its version (the torch
-# of a cluster, for example). Else .venv is made, with the pinned versions of all groups.
+# of a cluster, for example); of torchvision it is enough that it is installed. Else .venv is made, with the pinned
+# versions of all groups.
 
 REPOSITORY=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$REPOSITORY/.venv
@@ -37,7 +38,9 @@ pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path(sys.argv[1]).read_text(), re.M
 lacking, other = [], []
 for name in sys.argv[2:]:
     try:
-        importlib.import_module(name.removeprefix("pytest-"))
+        # Beside a torch for CPUs the import of torchvision fails; CNN/cnn/vision.py, its only user, helps it.
+        if name != "torchvision":
+            importlib.import_module(name.removeprefix("pytest-"))
         found = metadata.version(name)
     except ModuleNotFoundError as error:
         lacking.append(name if error.name == name else f"{name} (its {error.name} is missing)")

@@ -36,16 +36,19 @@ AXIS_LABELS = {
     ("helmholtz", "o"): "range of the Helmholtz coefficient ω",
     ("pendulum", "inv_b"): "inverse damping 1/b",
     ("pendulum", "n"): r"training samples $T/\Delta t$",
+    ("cifar10", "n"): "training images n",
+    ("cifar100", "n"): "training images n",
     ("PINN", "n"): r"collocation points $N_f$",
     ("PINN", "n_f"): r"collocation points $N_f$",
     ("PINN", "num_res"): r"collocation points $N_f$",
+    ("", "lr"): "learning rate η",
     ("", "n"): "training samples n",
     ("", "n_samples"): "training samples n",
 }
 STRATEGIES = {"lbfgs": "L-BFGS", "alm": "ALM", "ropinn": "RoPINN", "nncg": "NNCG", "cl": "CL"}
 STRATEGIES |= {"adam": "Adam", "adam_lbfgs": "Adam + L-BFGS", "sgd": "SGD", "region_lbfgs": "region L-BFGS"}
 STRATEGIES |= {"alm_data": "ALM, hard data", "sphere_adam": "Adam, on the sphere", "adam_nncg": "Adam + NNCG"}
-STRATEGIES |= {"nncg_only": "NNCG alone"}
+STRATEGIES |= {"nncg_only": "NNCG alone", "trajectory": "plain SGD"}
 METRICS = {"train_loss": "training loss", "test_error": "test error"}
 # (system, metric) -> how it is measured, where that is not what one would expect.
 MEASURES = {
@@ -54,6 +57,10 @@ MEASURES = {
     ("advdiff", "train_loss"): "relative L2",
     ("helmholtz", "train_loss"): "relative L2",
     ("darcy", "train_loss"): "5 d + p",
+    ("cifar10", "train_loss"): "cross-entropy",
+    ("cifar100", "train_loss"): "cross-entropy",
+    ("cifar10", "test_error"): "share of wrong labels",
+    ("cifar100", "test_error"): "share of wrong labels",
     ("pendulum", "test_error"): "relative L2 of the rollout",
 }
 

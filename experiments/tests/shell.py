@@ -20,7 +20,7 @@ SETTINGS += ("SYSTEM", "SIZE", "RANGES", "N", "DATA", "DATA_OPTIONS", "CONFIG", 
 SETTINGS += ("MAX_EPOCHS", "LR", "BATCH_SIZE", "MAX_PARALLEL", "GRES", "CPUS", "MEM", "TIME")
 SETTINGS += ("R", "N_SAMPLES", "PRESET", "ADAM_STEPS", "CKPT_DIR", "ALM_MU", "ALM_RHO", "ALM_OUTER", "ALM_INNER")
 SETTINGS += ("PINO_DATA_DIR", "PINO_PIECECONST_DIR", "PINO_CKPT_DIR", "NNCG_FB_CHUNK", "NNCG_RANK", "NNCG_CHUNK_SIZE")
-SETTINGS += ("NNCG_SEQ_HVP", "SEGMENT_WALL_SECONDS")
+SETTINGS += ("NNCG_SEQ_HVP", "SEGMENT_WALL_SECONDS", "DATASET", "EPOCHS", "LRS")
 
 # setup.sh takes this Python as checked: importing torch for every script would take most of the time.
 NEEDED = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text().partition("# test")[0], re.M)

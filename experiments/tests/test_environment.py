@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,28 @@ def test_environment_that_is_given_is_used(bare: Path) -> None:
     active = setup(bare, PYTHON="", VIRTUAL_ENV=sys.prefix)
     assert active.stdout.splitlines()[-1] == f"ready: {sys.prefix}/bin/python"
     assert not (bare / ".venv").exists()
+
+
+def test_torchvision_need_not_be_importable_but_installed(bare: Path, tmp_path: Path) -> None:
+    for name in ("torchvision", "other"):
+        (tmp_path / f"site/{name}").mkdir(parents=True)
+        (tmp_path / f"site/{name}/__init__.py").write_text("raise RuntimeError('operator torchvision::nms is missing')")
+        info = tmp_path / f"site/{name}-0.28.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.28.0+cu130\n")
+    # -S: without the packages of this environment, which may have one
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    call = {"PYTHON": str(python), "PYTHONPATH": str(tmp_path / "site")}
+    for pin, note in {"0.28.0": "", "0.27.0": ", torchvision 0.28.0+cu130 (pinned: 0.27.0)"}.items():
+        (bare / "requirements.txt").write_text(f"# run\ntorchvision=={pin}\n\n# test\n")
+        used = setup(bare, **call).stdout.splitlines()
+        assert used[-1] == f"ready: {python}" and used[0].endswith(f"Python {platform.python_version()}{note}")
+    (bare / "requirements.txt").write_text("# run\n\n# test\n")
+    assert "lacks other (RuntimeError: operator " in setup(bare, "other", **call).stdout
+    shutil.rmtree(tmp_path / "site")
+    assert "lacks torchvision: using .venv" in setup(bare, "torchvision", **call).stdout
 
 
 def test_environment_of_the_same_interpreter_is_not_taken_for_the_venv(bare: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_script_parses(script: Path) -> None:
 def test_pins_of_the_modules_are_those_of_the_repository() -> None:
     def pins(path: Path) -> set[str]:
         return set(re.findall(r"^[\w.-]+==\S+", path.read_text(), re.M))
-    for module in ("PINN", "NeuralODE", "FNO", "PINO"):
+    for module in ("PINN", "NeuralODE", "FNO", "PINO", "CNN"):
         assert pins(ROOT / module / "requirements.txt") <= pins(ROOT / "requirements.txt")
 
 

@@ -1,0 +1,107 @@
+# Twin of PINN/pinn/hessian.py - edit there and run: python experiments/twins.py --fix
+"""Hessians of R independent losses side by side: products with vectors, and the highest eigenvalue by Lanczos.
+
+    H v = d/dtheta (g(theta) . v),    g = dL/dtheta,    theta (R, ...) with one row a run
+
+    product = hessian_product(lambda: [torch.autograd.grad(losses.sum(), params, create_graph=True)], params, rows)
+    top = top_eigenvalue(product, torch.randn(r, p))
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Linear = Callable[[Tensor], Tensor]
+Gradient = Sequence[Tensor | None]  # one a parameter; None where the loss does not depend on it
+
+
+def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor], *lead: int) -> Tensor:
+    """Tensors (*lead, R, ...) side by side as (*lead, R, p), zeros for None."""
+    full = [p.new_zeros(*lead, *p.shape) if t is None else t for t, p in zip(tensors, like, strict=True)]
+    return torch.cat([t.reshape(*lead, len(p), -1) for t, p in zip(full, like, strict=True)], -1)
+
+
+def unflatten(vectors: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """(*lead, r, p) cut into the shapes of the parameters, (*lead, r, ...)."""
+    pieces = vectors.split([p[0].numel() for p in like], -1)
+    return [v.reshape(*v.shape[:-1], *p.shape[1:]) for v, p in zip(pieces, like, strict=True)]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (r, p) x (r, p) -> (r,), summed in float64."""
+    return (a * b).sum(-1, dtype=torch.float64)
+
+
+def hessian_product(gradients: Callable[[], Iterable[Gradient]], params: Sequence[Tensor], rows: Tensor) -> Linear:
+    """Function v -> H v of the runs `rows` (ascending): v is (r, p), or (c, r, p) for c vectors at once by vmap.
+
+    `gradients` gives those of the summed loss with their graphs: one, or one after another those of the parts that the
+    loss is a sum of, which takes the memory of one part.
+    """
+    runs = len(params[0])
+
+    def product(v: Tensor) -> Tensor:
+        lead = v.shape[:-2]
+        if len(rows) < runs:
+            v = v.new_zeros(*lead, runs, v.shape[-1]).index_copy(-2, rows, v)
+        pieces, out = unflatten(v, params), torch.zeros_like(v)
+        with torch.enable_grad():  # parts are evaluated as they are asked for
+            for gradient in gradients():
+                curved = [k for k, g in enumerate(gradient) if g is not None and g.requires_grad]
+                if curved:
+                    columns = torch.autograd.grad([gradient[k] for k in curved], params, [pieces[k] for k in curved],
+                                                  retain_graph=True, allow_unused=True, is_grads_batched=bool(lead))
+                    out += flatten(columns, params, *lead)
+                del gradient  # not while the next part is evaluated
+        return out if len(rows) == runs else out.index_select(-2, rows)
+
+    return product
+
+
+class Top(NamedTuple):
+    """The highest eigenvalues of r symmetric matrices."""
+
+    value: Tensor  # (r,) float64; NaN where a product was not finite
+    residual: Tensor  # (r,) |A u - value u| of the unit vector u: an eigenvalue lies at least as near
+    products: Tensor  # (r,) products A v spent
+
+
+def top_eigenvalue(product: Linear, start: Tensor, tol: float = 1e-3, max_iter: int = 100) -> Top:
+    """Highest (not: largest in magnitude) eigenvalue of r symmetric matrices A, by Lanczos with reorthogonalisation.
+
+    Each of them ends where the residual is at most `tol` times the largest Ritz value in magnitude, which the error of
+    the eigenvalue undercuts by far where it is isolated; or after max_iter products. Golub and Van Loan, Matrix
+    Computations, section 10.1.
+
+    Args:
+        product: v (r, p) -> A v (r, p).
+        start: (r, p), random; its precision is that of the basis, of which at most max_iter vectors are held.
+    """
+    runs, size = start.shape
+    value, residual = (torch.full((runs,), torch.nan, dtype=torch.float64, device=start.device) for _ in range(2))
+    products = torch.zeros(runs, dtype=torch.int64, device=start.device)
+    going = torch.ones(runs, dtype=torch.bool, device=start.device)
+    tridiagonal = value.new_zeros(runs, max_iter, max_iter)
+    basis: list[Tensor] = []
+    v = start / dot(start, start).sqrt().to(start)[:, None]
+    for k in range(min(max_iter, size)):
+        basis.append(v)
+        w = product(v)
+        tridiagonal[:, k, k] = dot(v, w)
+        for q in basis + basis:  # twice is enough to stay orthogonal up to rounding
+            w = w - dot(q, w).to(w)[:, None] * q
+        beta = dot(w, w).sqrt()
+        part = tridiagonal[:, : k + 1, : k + 1]
+        finite = part.isfinite().all(-1).all(-1) & beta.isfinite()
+        ritz, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], part, 0.0))
+        products += going
+        value = torch.where(going, torch.where(finite, ritz[:, -1], torch.nan), value)
+        residual = torch.where(going, beta * vectors[:, -1, -1].abs(), residual)
+        going = going & finite & (residual > tol * ritz.abs().amax(-1))
+        if not going.any() or k + 1 == max_iter:
+            break
+        tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = beta
+        v = torch.where(going[:, None], w / beta.to(w)[:, None], 0.0)
+    return Top(value, residual, products)
