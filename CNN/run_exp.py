@@ -6,7 +6,7 @@
 Lists are the product, trained one after another: `--lr 0.05 0.1 --seed 0 1 2` makes six runs.
 
 Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds some run, 75 interrupted and saved (run
-the same command again), 130 interrupted twice by Ctrl-C.
+the same command again), 130 interrupted by Ctrl-C twice, or before training.
 """
 
 import signal

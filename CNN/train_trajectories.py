@@ -8,7 +8,7 @@ updates, and a power law fitted to 1 / |W_{k+1} - W_k|: steps.csv, steps.json an
 paper's Fig. 14). Lists are the product: `--lr 0.1 0.2 0.4 --seed 0 1 2` makes nine runs.
 
 Exit codes: 0 all done, 1 some run failed, 2 bad input, 3 another process holds some run, 75 interrupted and saved (run
-the same command again), 130 interrupted twice by Ctrl-C.
+the same command again), 130 interrupted by Ctrl-C twice, or before training.
 """
 
 import signal

@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -66,13 +67,13 @@ def make_parser(trajectory: bool) -> Parser:
         add("--schedule", default="cosine", choices=SCHEDULES, help="of the learning rate, an epoch a step")
         add("--epochs", type=int, metavar="E", help="passes over the images (default: of --budget)")
     add("--seed", type=int, nargs="+", default=[0], metavar="K", help="of weights, order, augmentation: a run each")
-    add("--mixed_precision", default="none", choices=PRECISIONS, help="tf32: PyTorch's default on GPUs, as published; "
-        "bf16: bfloat16 where it is safe. Both change the numbers")
+    add("--mixed_precision", default="none", choices=PRECISIONS, help="tf32: convolutions in TensorFloat-32 "
+        "throughout, PyTorch's default on GPUs and so published; bf16: training in bfloat16 where it is safe")
 
     add = parser.add_argument_group("running").add_argument
     budgets = TRAJECTORY if trajectory else TRAINING
     add("--budget", default="paper", choices=BUDGETS, help="; ".join(
-        f"{name}: " + ", ".join(f"{value} {key}" for key, value in budgets[name].items()) for name in BUDGETS))
+        f"{name}: " + ", ".join(f"{key} {value}" for key, value in budgets[name].items()) for name in BUDGETS))
     add("--save_path", default="results", help="where run folders go")
     add("--save_model", action=argparse.BooleanOptionalAction, default=True, help="write model.pt, the final weights")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:k")
@@ -114,8 +115,11 @@ def parse(argv: Sequence[str], trajectory: bool) -> argparse.Namespace:
               "hessian_every": (args.hessian_every, 0), "workers": (args.workers or 0, 0)}
     if trajectory:
         wholes["steps"] = args.steps, 1
-        if not args.loss > 0:
-            raise UsageError(f"--loss must be positive, got {args.loss:g}")
+        if not 0 < args.loss < math.inf:
+            raise UsageError(f"--loss must be a positive number, got {args.loss:g}")
+        for package in ("powerlaw", "matplotlib"):  # missing? better now than after training
+            if find_spec(package) is None:
+                raise UsageError(f"train_trajectories.py needs {package}: pip install {package}")
     elif args.visualize:
         raise UsageError("--visualize: the loss landscape is not available yet; leave it out")
     elif args.type:
@@ -123,27 +127,26 @@ def parse(argv: Sequence[str], trajectory: bool) -> argparse.Namespace:
     for flag, (value, least) in wholes.items():
         if value < least:
             raise UsageError(f"--{flag} must be a whole number from {least}, got {value}")
-    for flag, values, least in (("seed", args.seed, 0), ("n_samples", args.n_samples or [], 1)):
-        unique(values, f"--{flag}")
-        for value in values:
-            if not least <= value < 2**63:
-                raise UsageError(f"--{flag} must be a whole number from {least}, got {value}")
+    for flag, values, least, most in (("seed", args.seed, 0, 2**32 - 1), ("n_samples", args.n_samples or [], 1, 2**63)):
+        for value in unique(values, f"--{flag}"):
+            if not least <= value <= most:
+                limits = "from 1" if least else "from 0 to 2^32 - 1"
+                raise UsageError(f"--{flag} must be a whole number {limits}, got {value}")
+    largest = torch.finfo(getattr(torch, args.precision)).max
     for value in unique(args.lr, "--lr"):
-        if not (value > 0 and math.isfinite(value)):
-            raise UsageError(f"--lr must be positive, got {value:g}")
+        if not 0 < value <= largest:
+            raise UsageError(f"--lr must be positive and at most {largest:.1e}, got {value:g}")
     if not 0 <= args.momentum < 1:
         raise UsageError(f"--momentum must be from 0 to below 1, got {args.momentum:g}")
     for flag in ("weight_decay", "checkpoint_every"):
-        if not (getattr(args, flag) >= 0 and math.isfinite(getattr(args, flag))):
-            raise UsageError(f"--{flag} must be at least 0, got {getattr(args, flag):g}")
+        if not 0 <= getattr(args, flag) <= largest:
+            raise UsageError(f"--{flag} must be from 0 to {largest:.1e}, got {getattr(args, flag):g}")
     for flag in ("save_path", "data_dir"):
         if not getattr(args, flag):
             raise UsageError(f"--{flag} must name a folder, got ''")
     check_precision(args)
     if args.pretrain:  # weights that cannot be had? better now than in every run
         build(args.model, DATASETS[args.dataset].classes, 0, args.init, pretrained=True)
-    if args.workers:
-        print(f"--workers {args.workers}: none are needed, the images are held in memory", file=sys.stderr)
     Wandb(args.wandb)  # missing? better now than after the run folders are made
     return args
 
@@ -155,8 +158,7 @@ def check_precision(args: argparse.Namespace) -> None:
         raise UsageError("--mixed_precision tf32 needs a GPU; allowed here: none, bf16")
     if args.mixed_precision != "none" and args.precision == "float64":
         raise UsageError("--mixed_precision goes with --precision float32")
-    kind = "tf32" if args.mixed_precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = kind
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if args.mixed_precision == "tf32" else "ieee"
     torch.backends.cudnn.deterministic = True
 
 
@@ -175,6 +177,8 @@ def settings(args: argparse.Namespace, trajectory: bool) -> list[Settings]:
     identity = {"train": rows, "test": len(test), "train_crc32": train.checksum(), "test_crc32": test.checksum()}
     data = Data(dataset, train.select(balanced_order(train.labels)), test, identity)
     recording = Recording(args.loss, args.steps) if trajectory else None
+    if args.workers:
+        print(f"--workers {args.workers}: none are needed, the images are held in memory", file=sys.stderr)
     return [Settings(
         data=data, n=n, model=args.model, init=args.init, pretrain=args.pretrain, epochs=args.epochs,
         batch_size=args.batch_size, lr=lr, momentum=args.momentum, weight_decay=args.weight_decay,

@@ -71,9 +71,9 @@ class Top(NamedTuple):
 def top_eigenvalue(product: Linear, start: Tensor, tol: float = 1e-3, max_iter: int = 100) -> Top:
     """Highest (not: largest in magnitude) eigenvalue of r symmetric matrices A, by Lanczos with reorthogonalisation.
 
-    Each of them ends where the residual is at most `tol` times the largest Ritz value in magnitude, which the error of
-    the eigenvalue undercuts by far where it is isolated; or after max_iter products. Golub and Van Loan, Matrix
-    Computations, section 10.1.
+    Each of them ends where the residual is at most `tol` times the eigenvalue in magnitude (or rounding, where a far
+    larger negative one is there), which the error of an isolated eigenvalue undercuts by far; or after max_iter
+    products, which the residual then tells. Golub and Van Loan, Matrix Computations, section 10.1.
 
     Args:
         product: v (r, p) -> A v (r, p).
@@ -84,7 +84,7 @@ def top_eigenvalue(product: Linear, start: Tensor, tol: float = 1e-3, max_iter: 
     products = torch.zeros(runs, dtype=torch.int64, device=start.device)
     going = torch.ones(runs, dtype=torch.bool, device=start.device)
     tridiagonal = value.new_zeros(runs, max_iter, max_iter)
-    basis: list[Tensor] = []
+    basis, rounding = [], torch.finfo(start.dtype).eps
     v = start / dot(start, start).sqrt().to(start)[:, None]
     for k in range(min(max_iter, size)):
         basis.append(v)
@@ -99,7 +99,8 @@ def top_eigenvalue(product: Linear, start: Tensor, tol: float = 1e-3, max_iter: 
         products += going
         value = torch.where(going, torch.where(finite, ritz[:, -1], torch.nan), value)
         residual = torch.where(going, beta * vectors[:, -1, -1].abs(), residual)
-        going = going & finite & (residual > tol * ritz.abs().amax(-1))
+        least = torch.maximum(tol * ritz[:, -1].abs(), rounding * ritz.abs().amax(-1))
+        going = going & finite & (residual > least)
         if not going.any() or k + 1 == max_iter:
             break
         tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = beta

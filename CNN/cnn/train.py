@@ -55,9 +55,10 @@ def train(settings: Settings, runs: Sequence[Run]) -> int:
     keep_freed_memory()
     with Signals() as signals:
         for run in ours:
+            if signals.requested:
+                break
             try:
-                if Trainer(settings, run).train(signals):
-                    break
+                Trainer(settings, run).train(signals)
             except Exception as error:  # this run failed; the others go on
                 run.fail(error)
                 print(f"failed: {run.path}: {''.join(traceback.format_exception_only(error)).strip()} "
@@ -83,10 +84,10 @@ class Trainer:
         self.params = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(self.params, settings.lr, settings.momentum,
                                          weight_decay=settings.weight_decay)
-        self.steps = math.ceil(settings.n / settings.batch)  # an epoch
+        self.epoch_steps = math.ceil(settings.n / settings.batch)
         self.epoch, self.step_number = 0, 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=settings.device)  # of the epoch: loss, wrong, |g|
-        self.last: dict[str, float | None] = {}  # the newest line of the history
+        self.last: dict[str, Any] = {}  # the newest line of the history, written or not
         self.reached = False  # the loss at which recording begins
         self.first_step: int | None = None  # the update at which it began
         self.lengths: list[float] = []
@@ -98,39 +99,45 @@ class Trainer:
 
     # The loop ---------------------------------------------------------------------------------------------------
 
-    def train(self, signals: Signals) -> bool:
-        """Train until the run is recorded; True when a signal ended it early (everything is saved then)."""
+    def train(self, signals: Signals) -> None:
+        """Train until the run is recorded, or a signal ends it early (everything is saved then)."""
         positions = self.run.positions()
         if positions:
             self.resume(positions[0])
         else:
             self.begin()
         try:
-            while not self.stop_reason:
+            while True:
+                if self.last["iteration"] < self.updates and (self.step_number == self.epoch_steps or self.stop_reason):
+                    self.end_epoch()
+                if self.stop_reason:
+                    break
                 order, draws = self.shuffle()
-                while self.step_number < self.steps and not self.stop_reason:
+                while self.step_number < self.epoch_steps and not self.stop_reason:
                     self.step(order, draws)
                     if signals.requested:
                         self.save()
-                        return True
+                        return
                     if time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
                         self.save()
-                if self.step_number == self.steps:
-                    self.end_epoch()
+            self.save()  # whatever hinders the result, a full disk for example, no step is lost
             self.finish()
         finally:
             self.progress.close()
-        return False
+
+    @property
+    def updates(self) -> int:
+        """Steps made."""
+        return self.epoch * self.epoch_steps + self.step_number
 
     def begin(self) -> None:
         """The line of the untrained network: losses and errors of evaluation, not of training."""
         loss, error = self.evaluate(self.data)
-        self.log({"train_loss": loss, "train_error": error, "grad_norm": None, "learning_rate": None}, ending=True)
+        self.log({"train_loss": loss, "train_error": error, "grad_norm": None, "learning_rate": None})
 
     def shuffle(self) -> tuple[Tensor, Tensor]:
         """Rows of the images in the order of this epoch, (n,), and the draws of their augmentation, (n, k)."""
-        seed = ((self.run.key.seed + 1) * 1_000_003 + self.epoch) % 2**63
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed((self.run.key.seed + 1) * 1_000_003 + self.epoch)
         order = torch.randperm(self.settings.n, generator=generator)
         draws = self.augment.draw(self.settings.n, generator)
         return order.to(self.settings.device), draws.to(self.settings.device)
@@ -187,38 +194,38 @@ class Trainer:
         return self.settings.lr * (1 + math.cos(math.pi * self.epoch / self.settings.epochs)) / 2
 
     def end_epoch(self) -> None:
-        """Log, go to the next epoch, and see whether training is over."""
+        """Log, go to the next epoch, and see whether training is over; a recording may end within an epoch."""
         loss, wrong, norm = self.sums.tolist()
-        line = {"train_loss": loss / self.settings.n, "train_error": wrong / self.settings.n,
-                "grad_norm": norm / self.steps, "learning_rate": self.learning_rate()}
-        self.epoch, self.step_number = self.epoch + 1, 0
-        self.sums.zero_()
-        over = self.epoch == self.settings.epochs
-        recording = self.settings.recording
+        seen = min(self.step_number * self.settings.batch, self.settings.n)
+        line = {"train_loss": loss / seen, "train_error": wrong / seen, "grad_norm": norm / self.step_number,
+                "learning_rate": self.learning_rate()}
+        if self.step_number == self.epoch_steps:
+            self.epoch, self.step_number = self.epoch + 1, 0
+            self.sums.zero_()
         if not math.isfinite(loss):
             self.stop_reason = "non_finite"
-        elif recording is None:
-            self.stop_reason = "budget" * over
+        elif self.settings.recording is None:
+            self.stop_reason = "budget" if self.epoch == self.settings.epochs else ""
         elif self.first_step is None:
-            self.reached = line["train_loss"] <= recording.loss
-            if over or self.reached:
-                self.first_step = self.epoch * self.steps
-        self.log(line, ending=bool(self.stop_reason))
+            self.reached = line["train_loss"] <= self.settings.recording.loss
+            if self.reached or self.epoch == self.settings.epochs:
+                self.first_step = self.updates
+        self.log(line)
 
-    def log(self, line: dict[str, float | None], ending: bool) -> None:
-        """A line of the history for the network as it is now, at the end of an epoch."""
-        self.last = line
-        if not (ending or self.epoch % self.settings.log_every == 0):
+    def log(self, line: dict[str, Any]) -> None:
+        """A line of the history for the network as it is now: at the ends of epochs and of the run."""
+        ending, every = self.stop_reason or not self.updates, self.settings.hessian_every
+        stage = "sgd" if self.first_step is None or self.updates <= self.first_step else "recording"
+        self.last = {"iteration": self.updates, "epoch": self.epoch, "stage": stage, **line}
+        curved = every and (ending or self.epoch % every == 0)
+        if not (ending or curved or self.epoch % self.settings.log_every == 0):
             return
-        line["test_loss"], line["test_error"] = self.evaluate(self.test)
-        every = self.settings.hessian_every
-        if every and (ending or self.epoch % every == 0):
-            line["lambda_max"] = self.top_eigenvalue()
+        self.last["test_loss"], self.last["test_error"] = self.evaluate(self.test)
+        if curved:
+            self.last["lambda_max"], self.last["lambda_max_residual"] = self.top_eigenvalue()
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
-        iteration = self.epoch * self.steps
-        stage = "sgd" if self.first_step is None or iteration <= self.first_step else "recording"
-        row = {"iteration": iteration, "epoch": self.epoch, "stage": stage, **line, "seconds": round(self.seconds, 3)}
+        row = self.last | {"seconds": round(self.seconds, 3)}
         self.run.log(row)
         self.wandb.log(self.run, row)
 
@@ -233,11 +240,11 @@ class Trainer:
             wrong = (logits.argmax(1) != block.labels).sum()
             total += torch.stack([cross_entropy(logits, block.labels, reduction="sum"), wrong.to(logits)])
         loss, error = (total / len(images)).tolist()
-        return loss, error
+        return loss, error if math.isfinite(loss) else math.nan  # labels of NaN are no labels
 
-    def top_eigenvalue(self) -> float:
-        """Highest eigenvalue of the Hessian of the cross-entropy of PROBE training images, fixed and class-balanced,
-        without augmentation and weight decay, by the running statistics.
+    def top_eigenvalue(self) -> list[float]:
+        """Highest eigenvalue of the Hessian of the cross-entropy of the first PROBE training images, without
+        augmentation and weight decay, by the running statistics; and its residual, which bounds the error.
         """
         self.model.eval()
         probe = self.data.select(slice(PROBE))
@@ -251,15 +258,16 @@ class Trainer:
                             dtype=self.settings.dtype)
         rows = torch.arange(1, device=self.settings.device)
         product = hessian_product(lambda: [gradient], params, rows)
-        return top_eigenvalue(product, start.to(self.settings.device)).value.item()
+        top = top_eigenvalue(product, start.to(self.settings.device))
+        return torch.cat([top.value, top.residual]).tolist()
 
     def show(self) -> None:
         """The progress line."""
-        done, total = self.epoch * self.steps + self.step_number, self.settings.epochs * self.steps
+        total = self.settings.epochs * self.epoch_steps
         if self.settings.recording:
             total = (total if self.first_step is None else self.first_step) + self.settings.recording.steps
         known = {name: self.last[name] for name in ("train_loss", "test_error") if name in self.last}
-        self.progress.update(done, total, epoch=self.epoch + 1, **known)
+        self.progress.update(self.updates, total, epoch=self.epoch + 1, **known)
 
     # Records ----------------------------------------------------------------------------------------------------
 
@@ -269,15 +277,13 @@ class Trainer:
         test_loss, test_error = self.evaluate(self.test)
         metrics = {"train_error": error, "test_loss": test_loss, "train_loss_running": self.last["train_loss"],
                    "epochs": self.epoch, "parameters": sum(p.numel() for p in self.params)}
-        if "lambda_max" in self.last:
-            metrics["lambda_max"] = self.last["lambda_max"]
+        metrics |= {name: value for name, value in self.last.items() if name.startswith("lambda_max")}
         diverged = self.stop_reason == "non_finite"
         if self.lengths:
             metrics |= self.write_steps()
         model = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        updates = self.epoch * self.steps + self.step_number
         self.run.finish(status="diverged" if diverged else "finished", stop_reason=self.stop_reason, train_loss=loss,
-                        test_error=test_error, metrics=metrics, iterations=updates, evaluations=updates,
+                        test_error=test_error, metrics=metrics, iterations=self.updates, evaluations=self.updates,
                         seconds=round(self.seconds, 3), environment=environment(self.settings.device),
                         model={"model": model, "config": self.run.config} if self.settings.save_model else None)
         self.wandb.finish(self.run, {"train_loss": loss, "test_error": test_error})

@@ -9,16 +9,14 @@ nothing is touched.
 
 import torch
 
-_OPERATORS = ("nms", "qnms")  # non-maximum suppression of detection boxes, and its quantised form
 try:
     import torchvision
 except RuntimeError as error:
     if "torchvision::" not in str(error):
         raise
     _library = torch.library.Library("torchvision", "FRAGMENT")  # a declaration lasts as long as its library object
-    for _name in _OPERATORS:
-        if not hasattr(torch.ops.torchvision, _name):
-            _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for _name in ("nms", "qnms"):  # non-maximum suppression of detection boxes, and its quantised form
+        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 
 __all__ = ["torchvision"]

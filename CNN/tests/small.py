@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,10 @@ def dump(path: Path, content: Any) -> None:
 #: The narrowest network, and what every tiny run has.
 MODEL = "ResNet18_w8"
 TINY = ("--model", MODEL, "--no-verify", "--batch_size", "20")
+RUN = Path("results/resnet18_w8/cifar10/sgd/lr_0.1/n_40/seed_0")
+#: What a run leaves, and what its result has beside loss and error.
+FILES = {"config.json", "history.csv", "metrics.json", "model.pt"}
+METRICS = {"train_error", "test_loss", "train_loss_running", "epochs", "parameters"}
 
 
 def run(*argv: object, cwd: Path, script: str = "run_exp.py",
@@ -107,6 +112,20 @@ def call(*argv: object, cwd: Path, trajectory: bool = False) -> subprocess.Compl
         for module, name, value in backends:
             setattr(module, name, value)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def tiny(data: Path, flags: str = "", trajectory: bool = False) -> list[object]:
+    """Arguments of a run of 40 images and two epochs of two updates, in RUN below the working directory."""
+    epochs = "--max_epochs" if trajectory else "--epochs"
+    return [*TINY, "--data_dir", data, "--n_samples", 40, epochs, 2, *shlex.split(flags)]
+
+
+def result(folder: Path, data: Path, flags: str = "", trajectory: bool = False) -> dict[str, Any]:
+    """The result of a tiny run in this process, which must be the only one in the folder."""
+    done = call(*tiny(data, flags, trajectory), cwd=folder, trajectory=trajectory)
+    assert done.returncode == 0, done
+    (found,) = results(folder)
+    return found
 
 
 def read_strict(path: Path) -> dict[str, Any]:

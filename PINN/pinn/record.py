@@ -97,11 +97,14 @@ class Run(Claimable):
             return False
 
     def check_config(self) -> None:
-        """Raise UsageError naming each argument that differs from the config.json that is there."""
+        """Raise UsageError naming each argument that differs from the config.json that is there, or if it is broken."""
         text = read_text(self.path / "config.json")
         if text is None:
             return
-        before, now = (_flat(json.loads(text)) for text in (text, json.dumps(strict(self.config))))
+        try:
+            before, now = (_flat(json.loads(text)) for text in (text, json.dumps(strict(self.config))))
+        except (ValueError, AttributeError):
+            raise UsageError(f"{self.path}/config.json is damaged; use another {self.flag} or --force") from None
         changes = []
         for name in [name for name in before | now if name not in self.volatile]:
             old, new = before.get(name, "(absent)"), now.get(name, "(absent)")

@@ -68,6 +68,16 @@ def test_top_eigenvalue_of_matrices():
     assert torch.cat([t.products for t in alone]).tolist() == top.products.tolist()
 
 
+@pytest.mark.parametrize("lowest", [-1e2, -1e4, -1e6])
+def test_top_eigenvalue_beside_a_far_larger_negative_one(lowest):
+    """The default tolerance is relative to the eigenvalue, not to the largest in magnitude."""
+    diagonal = torch.linspace(-1, 1, 500, dtype=DOUBLE)
+    diagonal[0], diagonal[-1] = lowest, 8.0
+    top = top_eigenvalue(lambda v: diagonal * v, normal(5, 500, seed=6))
+    torch.testing.assert_close(top.value, torch.full((5,), 8.0, dtype=DOUBLE), rtol=1e-3, atol=0)
+    assert (top.residual <= 8e-3).all()
+
+
 def test_top_eigenvalue_stops_where_it_is_told():
     """The residual is that of the matrix and bounds the error; a limit and a number that is not finite end it."""
     matrix = symmetric(torch.linspace(-1, 1, 200, dtype=DOUBLE)[None] ** 3)

@@ -105,6 +105,17 @@ def test_config_is_compared_after_json(tmp_path: Path) -> None:
     make(tmp_path, config=config, volatile=("device", "nan")).check_config()
 
 
+@pytest.mark.parametrize("text", ['{"lr": ', "3", ""])
+def test_damaged_config_is_one_line(tmp_path: Path, text: str) -> None:
+    """Cut short or another thing than an object; --force begins anew."""
+    run = prepared(tmp_path)
+    (run.path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match="config.json is damaged; use another --save_path or --force"):
+        run.check_config()
+    run.prepare(force=True)
+    run.check_config()
+
+
 def test_force_redoes_and_keeps_foreign_files(tmp_path: Path) -> None:
     """With force only the files of the contract go, and other arguments are accepted."""
     run = prepared(tmp_path)
