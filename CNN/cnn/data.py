@@ -89,7 +89,7 @@ class Images:
 # ---- files -------------------------------------------------------------------------------------
 
 
-def load(dataset: str, folder: Path, verify: bool = True, download: bool = True) -> tuple[Images, Images]:
+def load(dataset: str, folder: Path, verify: bool = True) -> tuple[Images, Images]:
     """The training and the test images, on the CPU, in the order of the files.
 
     With `verify` the files must have the published checksums; without, they may hold any number of images, nothing is
@@ -104,7 +104,7 @@ def load(dataset: str, folder: Path, verify: bool = True, download: bool = True)
     source = _Source(DATASETS[dataset], Path(folder).absolute(), verify)
     try:
         if source.problem():
-            source.obtain(download)
+            source.obtain()
             if problem := source.problem():
                 raise UsageError(f"--data_dir: {problem}")
         return source.read(source.train), source.read(source.test)
@@ -141,7 +141,7 @@ class _Source:
         """What is wrong with the first batch file that is not in order."""
         return next(filter(None, map(self.damage, self.md5)), None)
 
-    def obtain(self, download: bool) -> None:
+    def obtain(self) -> None:
         """Put the batch files there: from the archive, which is downloaded where it must be."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"--data_dir {self.folder} must be a folder, it is a file")
@@ -158,18 +158,16 @@ class _Source:
             try:
                 work.mkdir()
                 if self.verify and not self.utils.check_integrity(self.archive, self.reader.tgz_md5):
-                    self.download(work, download)
+                    self.download(work)
                 self.extract(work)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
-    def download(self, work: Path, allowed: bool) -> None:
+    def download(self, work: Path) -> None:
         """Download the archive to the folder `work`, check it, and move it to its place."""
         url, md5 = self.reader.url, self.reader.tgz_md5
         state = "does not have its checksum" if self.archive.exists() else "is not there"
         try:
-            if not allowed:
-                raise RuntimeError("not asked for")
             with downloading(url, self.archive):
                 self.utils.download_url(url, work, self.archive.name)
             if not self.utils.check_integrity(work / self.archive.name, md5):

@@ -43,7 +43,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         residual = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        # not by the convolution's stride: with few channels oneDNN's backward pass would overrun its memory (issue 6035)
+        # not by the convolution's stride: for few channels oneDNN's backward pass overruns its memory (issue 6035)
         shortcut = self.downsample(x[:, :, :: self.stride, :: self.stride])
         return (residual + shortcut).relu()
 

@@ -39,10 +39,10 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def refusal(folder: Path, dataset: str = "CIFAR-10", verify: bool = True, download: bool = True) -> str:
+def refusal(folder: Path, dataset: str = "CIFAR-10", verify: bool = True) -> str:
     """The one line with which loading is refused."""
     with pytest.raises(UsageError) as caught:
-        load(dataset, folder, verify, download)
+        load(dataset, folder, verify)
     assert "--data_dir" in str(caught.value) and "\n" not in str(caught.value)
     assert not list(folder.glob("*.tmp")) and not (folder / "claim").exists()
     return str(caught.value)
@@ -207,7 +207,6 @@ def test_what_cannot_be_downloaded_says_where_to_put_it(
     where = f"put {server.url} there, MD5 {reader.tgz_md5}"
     server.cut = 100  # an answer that breaks off
     assert re.search(f"{ARCHIVE} is not there, and no download (.*); {where}", refusal(folder))
-    assert refusal(folder, download=False).endswith(f"is not there, and no download (not asked for); {where}")
     server.cut = 0
     (tmp_path / "source" / ARCHIVE).write_bytes(b"another archive")
     assert f"what came has another checksum); {where}" in refusal(folder)
@@ -229,7 +228,9 @@ def test_folders_that_cannot_be_used(server: Server, tmp_path: Path, monkeypatch
     assert refusal(file) == f"--data_dir {file} must be a folder, it is a file"
     assert "Not a directory" in refusal(file / "data")
     monkeypatch.chdir(tmp_path)
-    assert str(tmp_path / "here" / ARCHIVE) in refusal(Path("here"), download=False)
+    (tmp_path / "source" / ARCHIVE).unlink()
+    assert str(tmp_path / "here" / ARCHIVE) in refusal(Path("here"))
+    server.requests.clear()
     assert refusal(Path("/proc/data")).startswith("--data_dir /proc/data: ")  # even root cannot write there
     missing = tmp_path / "missing"
     assert f"neither {missing / BATCHES} nor {missing / ARCHIVE} is there" in refusal(missing, verify=False)
