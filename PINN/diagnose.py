@@ -25,15 +25,16 @@ import math  # noqa: E402
 import traceback  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
+import torch  # noqa: E402
 from pinn.arguments import device  # noqa: E402
 from pinn.cli import Help, Parser  # noqa: E402
 from pinn.files import UsageError  # noqa: E402
 from pinn.finished import UNITS, approach, begin_again, check_strategy, open_run, read_object, record  # noqa: E402
 from pinn.record import Run  # noqa: E402
 from pinn.session import Signals  # noqa: E402
-from pinn.settings import Settings  # noqa: E402
-from pinn.steps import write  # noqa: E402
+from pinn.steps import usable, write  # noqa: E402
 
 
 def make_parser() -> Parser:
@@ -47,8 +48,8 @@ def make_parser() -> Parser:
     tool.add_argument("--loss", type=float, default=1e-4, help="training loss at which recording begins; L-BFGS is "
                       "asked at the end of its calls of (by default) up to 20 iterations")
     tool.add_argument("--steps", type=int, default=200, help="steps to record")
-    tool.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:k; the same iterates as in the "
-                      "training only on the device of the training")
+    tool.add_argument("--device", default="auto", help="auto (the CPU for a run that was trained there, else the "
+                      "first GPU, or the CPU), cpu, cuda or cuda:k")
     tool.add_argument("--force", action="store_true", help="record again where there are steps with other arguments")
     return parser
 
@@ -63,17 +64,18 @@ def steps(args: argparse.Namespace) -> int:
     found = [open_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in args.folders)]
     for settings, run in found:
         check_strategy(settings, run)
-    waiting = [(settings, run) for settings, run in found if not is_recorded(run, args)]
+    waiting = [run for _, run in found if not is_recorded(run, args)]
     codes = [0]
     with Signals() as signals:
-        for settings, run in waiting:
+        for run in waiting:
             try:
-                codes.append(record_steps(replace(settings, device=where), run, args, signals))
+                codes.append(record_steps(run, where, args, signals))
             except Exception as error:  # this run failed; the others go on
+                reason = str(error)
                 if not isinstance(error, (OSError, UsageError)):
                     traceback.print_exc()
-                print(f"failed: {run.path}: {''.join(traceback.format_exception_only(error)).strip()}",
-                      file=sys.stderr)
+                    reason = "".join(traceback.format_exception_only(error)).strip()
+                print("failed:", reason if str(run.path) in reason else f"{run.path}: {reason}", file=sys.stderr)
                 codes.append(1)
             finally:
                 run.release()
@@ -88,9 +90,12 @@ def is_recorded(run: Run, args: argparse.Namespace) -> bool:
     """Tell whether these steps are there already, and say so.
 
     Raises:
-        UsageError: when there are steps with other arguments, without --force.
+        UsageError: when there are steps with other arguments, or a broken steps.json, without --force.
     """
-    before = {} if args.force else read_object(run.path / "steps.json")
+    try:
+        before = {} if args.force else read_object(run.path / "steps.json")
+    except UsageError as error:
+        raise UsageError(f"{error}; --force records the steps again") from None
     if not before:
         return False
     other = [f"--{flag} {before.get(name)} -> {value}"
@@ -102,16 +107,21 @@ def is_recorded(run: Run, args: argparse.Namespace) -> bool:
     return True
 
 
-def record_steps(settings: Settings, run: Run, args: argparse.Namespace, signals: Signals) -> int:
+def record_steps(run: Run, where: torch.device, args: argparse.Namespace, signals: Signals) -> int:
     """Replay one run and write its steps; 0, 1 when the loss is not reached, 3 when another process has the run."""
     if not run.claim():
         print(f"left alone, another process works on it ({run.holder}): {run.path}", file=sys.stderr)
         return 3
-    together = read_object(run.path / "metrics.json").get("metrics", {}).get("runs_side_by_side", 1)
-    if together > 1:
-        print(f"{run.path}: trained side by side with {together - 1} more, replayed alone: rounding differs, and the "
-              f"iterates with it after a while", file=sys.stderr)
-    group = begin_again(settings, run)
+    settings, _ = open_run(run.path)  # again: another process may have recorded it, or trained it anew, until now
+    if is_recorded(run, args):
+        return 0
+    result = read_object(run.path / "metrics.json")
+    if args.device == "auto" and str(result.get("environment", {}).get("device", "")).startswith("cpu"):
+        where = torch.device("cpu")
+    group = begin_again(replace(settings, device=where), run)
+    if others := differences(result, group.environment):
+        print(f"{run.path}: trained {', '.join(others)}: rounding differs, and the iterates with it after a while",
+              file=sys.stderr)
     try:
         lowest, counter = approach(group, args.loss, signals), group.counters[0]
         reached = counter.total
@@ -122,18 +132,29 @@ def record_steps(settings: Settings, run: Run, args: argparse.Namespace, signals
         lengths, losses = record(group, args.steps, signals)
     finally:
         group.progress.close()
-    if signals.requested:
-        return 0
     if len(lengths) < args.steps:
+        if signals.requested:
+            return 0
         print(f"{run.path}: no further step is possible after {len(lengths)} of {args.steps} ({counter.reason})",
               file=sys.stderr)
     tail = write(run.path, lengths, losses, {
         "loss": args.loss, "requested": args.steps, "reached": True, "iteration": reached,
         "unit": UNITS[settings.strategy], "lr": group.optimizer.param_groups[0]["lr"], "stop_reason": counter.reason,
         "environment": group.environment})
-    print(f"{run.path}: alpha {tail.alpha:.2f} +- {tail.error:.2f}, Kolmogorov-Smirnov {tail.distance:.3f}, "
-          f"{tail.count} of {len(lengths)} lengths in the tail, sd of ln d {tail.log_sd:.2f}")
+    if tail.count:
+        print(f"{run.path}: alpha {tail.alpha:.2f} +- {tail.error:.2f}, Kolmogorov-Smirnov {tail.distance:.3f}, "
+              f"{tail.count} of {len(lengths)} lengths in the tail, sd of ln d {tail.log_sd:.2f}")
+    else:
+        print(f"{run.path}: too few step lengths for a fit: {len(usable(lengths))}")
     return 0
+
+
+def differences(result: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What makes a replay in the environment `now` round otherwise than the training with this metrics.json."""
+    together, then = result.get("metrics", {}).get("runs_side_by_side", 1), result.get("environment", {})
+    company = [f"side by side with {together - 1} more, replayed alone"] if together > 1 else []
+    return company + [f"with {name} {then.get(name)}, replayed with {now[name]}"
+                      for name in ("device", "threads", "torch") if then.get(name) != now[name]]
 
 
 def main() -> int:

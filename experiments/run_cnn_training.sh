@@ -39,6 +39,8 @@ check_choice DATASET "CIFAR-10 CIFAR-100" "$DATASET"
 check_number EPOCHS whole "$EPOCHS"
 check_number BATCH_SIZE whole "$BATCH_SIZE"
 check_number LR any "$LR"
+awk "BEGIN { exit !($LR > 0 && $LR <= 3.4e38) }" 2>/dev/null ||
+    die "LR must be positive and at most 3.4e38; got '$LR'"
 check_number SEED whole "$SEED"
 check_number GPU whole "$GPU"
 declare -a extra=() samples=()
@@ -46,6 +48,9 @@ if [[ -n ${N_SAMPLES:-} ]]; then
     check_number N_SAMPLES whole "$N_SAMPLES"
     samples=(--n_samples "$N_SAMPLES")
 fi
+for name in EPOCHS BATCH_SIZE N_SAMPLES; do
+    [[ -z ${!name:-} || ${!name} == *[1-9]* ]] || die "$name must be at least 1; got '${!name}'"
+done
 check_extra extra "--model --dataset --epochs --batch-size --lr --seed --save-path --save-model --no-save-model \
     --data-dir --n-samples"
 DATA=$(absolute "${DATA:-$REPOSITORY/CNN/data}")

@@ -29,7 +29,8 @@
 #     N_SAMPLES   the data axis, training images
 #     SEEDS    of the weights, the order and the augmentation; LRS, N_SAMPLES and SEEDS default to the grid of SCALE
 #     THRESHOLDS   of the maps of sgd: percentile | common | T_TRAIN,T_TEST  [percentile]
-#     EXTRA    more flags of the command, quoted as in a shell; --no-verify: data of one's own in CIFAR's file format
+#     EXTRA    more flags of the command, quoted as in a shell; --no-verify: data of one's own in CIFAR's file format.
+#              With OPT=both only flags that both commands have
 #     PYTHON   the Python to use  [see experiments/setup.sh]
 #
 # One task is one learning rate and number of images: all seeds, one after another. Interrupted and started again, the
@@ -57,6 +58,7 @@ declare -A FLAGS=(
     [laptop trajectory]="--max_epochs 250 --log_every 25" [laptop sgd]="--batch_size 32 --log_every 5"
 )
 declare -A COMMANDS=([trajectory]=train_trajectories.py [sgd]=run_exp.py)
+declare -A ONLY=([trajectory]="--loss --max-epochs --steps" [sgd]="--schedule --epochs --visualize --type")
 
 check_launch auto
 check_choice SCALE "smoke laptop paper" "$SCALE"
@@ -73,7 +75,8 @@ check_numbers LRS any "$LRS"
 check_numbers SEEDS whole "$SEEDS"
 read -ra rates <<<"$LRS"
 for rate in "${rates[@]}"; do
-    awk "BEGIN { exit !($rate > 0) }" || die "LRS: a learning rate is positive; got '$rate'"
+    awk "BEGIN { exit !($rate > 0 && $rate <= 3.4e38) }" 2>/dev/null ||
+        die "LRS: a learning rate is positive and at most 3.4e38; got '$rate'"
 done
 mapfile -t rates < <(folder_values "${rates[@]}")
 check_choice LRS "${rates[*]}" "${rates[@]}"
@@ -88,6 +91,15 @@ if [[ -n ${N_SAMPLES:-} ]]; then
 fi
 declare -a extra=()
 check_extra extra "--model --dataset --data-dir --n-samples --lr --seed --save-path --budget"
+if [[ $OPT == both ]]; then
+    for word in "${extra[@]}"; do
+        word=${word%%=*}
+        for strategy in "${strategies[@]}"; do
+            [[ " ${ONLY[$strategy]} " != *" ${word//_/-} "* ]] ||
+                die "EXTRA: with OPT=both a flag must be one of both commands; $word is only one of OPT=$strategy"
+        done
+    done
+fi
 folder=cnn_$SCALE
 [[ $MODEL == "${NETWORKS[$SCALE]}" ]] || folder+=_$MODEL
 OUTDIR=$(absolute "${OUTDIR:-$REPOSITORY/results/$folder}")

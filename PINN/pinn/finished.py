@@ -77,6 +77,7 @@ def open_run(folder: Path) -> tuple[Settings, Run]:
         raise UsageError(f"{path}/config.json has other arguments than this version writes: {', '.join(other)}")
     if run.path != path:
         raise UsageError(f"RUN_FOLDER {folder} must end with what its config.json says: {run.key.folder()}")
+    run.flag = "RUN_FOLDER"
     return settings, run
 
 
@@ -89,7 +90,7 @@ def rebuild(config: dict[str, Any], path: Path) -> tuple[Settings, float, int]:
         set_option(options, name, value, strategy.main, f"{path}/config.json: opt_params")
     settings = Settings(
         system=system, others=others, n=config["num_res"], strategy=strategy.name, options=options,
-        save_path=path.parents[4], dtype=getattr(torch, config["precision"]), hidden=tuple(config["hidden"]),
+        save_path=Path(*path.parts[:-5]), dtype=getattr(torch, config["precision"]), hidden=tuple(config["hidden"]),
         grid=(config["num_x"], config["num_t"]), data_seed=config["set_idx"], loss=config["loss"], weight=config["L"],
         periodic_slope=config["periodic_slope"])
     return settings, physical, config["initial_seed"]
@@ -99,7 +100,7 @@ def check_strategy(settings: Settings, run: Run) -> None:
     """Look that the steps of a run can be recorded.
 
     Raises:
-        UsageError: for a strategy with several stages, or with a loss that changes between steps.
+        UsageError: for any strategy but those in `UNITS`.
     """
     if settings.strategy not in UNITS:
         raise UsageError(f"RUN_FOLDER {run.path}: steps are recorded of runs of {' and '.join(UNITS)}, which minimise "

@@ -31,7 +31,10 @@ FEWEST = 10  # different lengths that a fit takes
 
 @dataclass(frozen=True)
 class Tail:
-    """A power law fitted to inverse lengths; NaN and count 0 where there are too few lengths."""
+    """A power law fitted to inverse lengths; NaN and count 0 where there are too few lengths.
+
+    The standard error takes the lengths for independent and xmin for given: the real uncertainty is larger.
+    """
 
     alpha: float  # density exponent of 1 / d
     error: float  # standard error of alpha, (alpha - 1) / sqrt(count)
@@ -53,10 +56,11 @@ def is_usable(d: np.ndarray) -> np.ndarray:
 
 
 def fit_tail(lengths: Sequence[float]) -> Tail:
-    """Fit the power law to the usable lengths; NaN for fewer than 10 different ones."""
+    """Fit the power law to the usable lengths; NaN for fewer than 10 different ones, but for log_sd (of at least 2)."""
     d = usable(lengths)
+    log_sd = float(np.log(d).std(ddof=1)) if len(d) > 1 else math.nan
     if len(np.unique(d)) < FEWEST:
-        return Tail(math.nan, math.nan, math.nan, math.nan, 0, math.nan)
+        return Tail(math.nan, math.nan, math.nan, math.nan, 0, log_sd)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # it warns of whole numbers, of its own renamings, of trial fits that fail
         import powerlaw  # takes seconds and imports pyplot
@@ -66,7 +70,7 @@ def fit_tail(lengths: Sequence[float]) -> Tail:
         fit = powerlaw.Fit(x, verbose=0, parameter_ranges={"alpha": [1, None]})
         law, count = fit.power_law, int(fit.n_tail)
         return Tail(alpha=float(law.alpha), error=float(law.standard_err), distance=float(law.D),
-                    xmin=float(1 / np.sort(d)[count - 1]), count=count, log_sd=float(np.log(d).std(ddof=1)))
+                    xmin=float(1 / np.sort(d)[count - 1]), count=count, log_sd=log_sd)
 
 
 def write(folder: Path, lengths: Sequence[float], losses: Sequence[float], about: Mapping[str, Any]) -> Tail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from pinn.files import UsageError, write_json  # noqa: E402
 from pinn.finished import UNITS, approach, begin_again, open_run, record  # noqa: E402
 from pinn.pdes import SYSTEMS  # noqa: E402
 from pinn.session import Signals  # noqa: E402
+from pinn.steps import write  # noqa: E402
 from pinn.strategies import STRATEGIES  # noqa: E402
 from run_folders import read_strict  # noqa: E402
 
@@ -140,6 +143,14 @@ def test_what_is_no_finished_run(folder: Path, what: str) -> None:
     assert not STEPS_FILES & {p.name for p in [*good.iterdir(), *(folder.iterdir() if folder.exists() else ())]}
 
 
+def test_a_run_copied_to_a_short_path(folder: Path) -> None:
+    """It is told where it belongs, as any other run that was moved."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        shutil.copytree(folder, name, dirs_exist_ok=True)
+        with pytest.raises(UsageError, match="must end with what its config.json says: convection/lbfgs/beta_2/n_30/"):
+            open_run(Path(name))
+
+
 def test_bad_arguments(folder: Path, tmp_path: Path) -> None:
     """Named with what is allowed; strategies with several stages or changing points say which can."""
     for arguments, words in [(["--loss", "0"], "--loss must be a positive number"), (["--loss", "nan"], "--loss must"),
@@ -216,23 +227,26 @@ def test_lengths_are_those_of_torch(tmp_path: Path, opt: str, options: str) -> N
 def test_recorded_without_a_trace(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Three files and nothing else; again: nothing to do; other arguments: refused; --force: recorded anew."""
     kept, line = contents(folder), history(folder)[4]
-    assert steps(folder, "--loss", line["train_loss"], "--steps", 100) == 0
+    assert steps(folder, "--loss", line["train_loss"], "--steps", 50) == 0
     found = read_strict(folder / "steps.json")
     assert contents(folder) == kept and {p.name for p in folder.iterdir()} == kept.keys() | STEPS_FILES
-    assert (found["iteration"], found["steps"], found["unit"], found["lr"]) == (line["iteration"], 100,
+    assert (found["iteration"], found["steps"], found["unit"], found["lr"]) == (line["iteration"], 50,
                                                                                "L-BFGS iteration", 1)
-    assert line["iteration"] + 100 > read_strict(folder / "metrics.json")["iterations"], "beyond the run's own budget"
+    assert line["iteration"] + 50 > read_strict(folder / "metrics.json")["iterations"], "beyond the run's own budget"
     with open(folder / "steps.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["loss"]) == line["train_loss"] and all(float(row["length"]) > 0 for row in rows)
     assert f"alpha {found['alpha']:.2f}" in capsys.readouterr().out
     written = {name: (folder / name).stat().st_mtime_ns for name in STEPS_FILES}
-    assert steps(folder, folder / ".." / folder.name, "--loss", line["train_loss"], "--steps", 100) == 0
+    assert steps(folder, folder / ".." / folder.name, "--loss", line["train_loss"], "--steps", 50) == 0
     assert capsys.readouterr().err.count("already there, nothing to do") == 1
-    for other, words in [(["--loss", 1], r"--loss \S+ -> 1\.0"), (["--steps", 7], "--steps 100 -> 7")]:
+    for other, words in [(["--loss", 1], r"--loss \S+ -> 1\.0"), (["--steps", 7], "--steps 50 -> 7")]:
         with pytest.raises(UsageError, match=words):
-            steps(folder, "--loss", line["train_loss"], "--steps", 100, *other)
+            steps(folder, "--loss", line["train_loss"], "--steps", 50, *other)
     assert {name: (folder / name).stat().st_mtime_ns for name in STEPS_FILES} == written
+    (folder / "steps.json").write_text('{"alpha": 2.')
+    with pytest.raises(UsageError, match=r"steps.json is damaged: .*; --force records the steps again"):
+        steps(folder)
     assert steps(folder, "--loss", line["train_loss"], "--steps", 7, "--force") == 0
     assert read_strict(folder / "steps.json")["requested"] == 7
 
@@ -241,7 +255,7 @@ def test_a_loss_that_is_not_reached(folder: Path, tmp_path: Path, capsys: pytest
     """One line with the lowest loss, exit code 1, and the other runs go on."""
     other = train(f"{BETA} --opt adam --iterations 5 --log_every 1", tmp_path / "other")
     lowest = min(row["train_loss"] for row in history(other))
-    assert steps(other, folder, "--loss", history(folder)[-1]["train_loss"], "--steps", 12) == 1
+    assert steps(other, folder, "--loss", history(folder)[-1]["train_loss"], "--steps", 9) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
     assert f"{other}: --loss" in line and f"of 5 iterations is {lowest:.3g}" in line
     assert not STEPS_FILES & {p.name for p in other.iterdir()} and (folder / "steps.json").exists()
@@ -261,56 +275,106 @@ def test_no_further_step(tmp_path: Path, capsys: pytest.CaptureFixture[str], bac
     assert f"no further step is possible after {back} of 200 (tolerance_grad)" in capsys.readouterr().err
 
 
-def test_company_is_mentioned_and_other_processes_respected(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run trained side by side is replayed alone, which is said; a run that is claimed is left alone."""
+def test_what_rounds_otherwise_is_mentioned(folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    """Company, device, threads and torch of the training, where the replay has others; a run of the CPU stays there."""
+    monkeypatch.setattr(diagnose, "device", lambda text: torch.device("meta"))  # as if there were a GPU
+    assert steps(folder, "--loss", 1e9, "--steps", 2) == 0
+    assert "rounding differs" not in capsys.readouterr().err and read_strict(folder / "steps.json")["iteration"] == 0
     metrics = read_strict(folder / "metrics.json")
     metrics["metrics"]["runs_side_by_side"] = 3
-    write_json(folder / "metrics.json", metrics)
+    now, then = metrics["environment"], {"device": "cuda:0 (fast)", "threads": 99, "torch": "1.0"}
+    write_json(folder / "metrics.json", metrics | {"environment": now | then})
+    monkeypatch.setattr(diagnose, "device", lambda text: torch.device("cpu"))
+    assert steps(folder, "--loss", 1e9, "--steps", 2, "--force") == 0
+    said = "".join(f", with {name} {then[name]}, replayed with {now[name]}" for name in then)
+    assert (f"{folder}: trained side by side with 2 more, replayed alone{said}: rounding differs, and the iterates"
+            in capsys.readouterr().err)
+
+
+def test_a_folder_that_cannot_be_had(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that is claimed is left alone; one that cannot be claimed fails in one line that names the argument."""
     _, other = open_run(folder)
     assert other.claim() and steps(folder, "--loss", 1) == 3
     assert "another process works on it" in capsys.readouterr().err
     other.release()
-    assert steps(folder, "--loss", 1e9, "--steps", 2) == 0
-    assert "trained side by side with 2 more, replayed alone" in capsys.readouterr().err
-    assert read_strict(folder / "steps.json")["iteration"] == 0
+    (folder / "claim").mkdir()
+    assert steps(folder, "--loss", 1) == 1
+    start = f"failed: {folder}: RUN_FOLDER {folder.parents[4]}: cannot write: "
+    assert capsys.readouterr().err.startswith(start)
+
+
+@pytest.mark.parametrize(("recorded", "code", "says"), [
+    (3, 0, "already there, nothing to do"), (4, 1, "--steps 4 -> 3; --force"), (0, 1, "has no metrics.json")])
+def test_what_others_did_meanwhile_stays(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str], recorded: int, code: int,
+                                         says: str) -> None:
+    """Steps that another process recorded, or a training it began anew, while this one was busy with an earlier run."""
+    first = Path(shutil.copytree(folder, tmp_path / "first" / Path(*folder.parts[-5:])))
+
+    def busy(settings: Any, run: Any) -> Any:
+        if recorded:
+            write(folder, [0.5] * recorded, [1.0] * recorded,
+                  {"loss": 1e9, "requested": recorded, "reached": True, "iteration": 0, "unit": "step", "lr": 1})
+        else:
+            (folder / "metrics.json").unlink()
+        return begin_again(settings, run)
+    monkeypatch.setattr(diagnose, "begin_again", busy)
+    assert steps(first, folder, "--loss", 1e9, "--steps", 3) == code
+    assert says in capsys.readouterr().err and (first / "steps.json").exists()
+    if recorded:
+        assert [row.split(",")[1] for row in (folder / "steps.csv").read_text().split()[1:]] == ["0.5"] * recorded
+    assert not (folder / "claim").exists()
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> None:
+    """Send this process a signal at the beginning of a call of the optimizer, counted from 1."""
+    count, step = itertools.count(1), training.Group.step
+
+    def interrupting(self: training.Group, stage: Any) -> None:
+        if next(count) == at:
+            os.kill(os.getpid(), number)
+        step(self, stage)
+    monkeypatch.setattr(training.Group, "step", interrupting)
 
 
 @pytest.mark.parametrize(("at", "number"), [(2, signal.SIGUSR1), (9, signal.SIGTERM), (9, signal.SIGINT)])
 def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: int,
                      number: int) -> None:
     """On the way to the loss or while steps are recorded: exit code 75, nothing written, and then the same."""
-    line, kept, count = history(folder)[4], contents(folder), 0
-    plain, step = (folder, "--loss", line["train_loss"], "--steps", 20), training.Group.step
-
-    def interrupting(self: training.Group, stage: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), number)
-        step(self, stage)
-    monkeypatch.setattr(training.Group, "step", interrupting)
+    line, kept = history(folder)[4], contents(folder)
+    plain = folder, "--loss", line["train_loss"], "--steps", 9
+    interrupt(monkeypatch, at, number)
     assert steps(*plain) == 75 and f"stopped by {signal.Signals(number).name}" in capsys.readouterr().err
-    assert count == at and contents(folder) == kept and not STEPS_FILES & {p.name for p in folder.iterdir()}
+    assert contents(folder) == kept and not STEPS_FILES & {p.name for p in folder.iterdir()}
     assert steps(*plain) == 0
     settings, run = open_run(folder)
     group = begin_again(replace(settings, log_every=1), run)
     approach(group, line["train_loss"], Signals())
     with open(folder / "steps.csv", newline="") as file:
-        assert [float(row["length"]) for row in csv.DictReader(file)] == record(group, 20, Signals())[0]
+        assert [float(row["length"]) for row in csv.DictReader(file)] == record(group, 9, Signals())[0]
+
+
+def test_interrupted_in_the_last_step(folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    """A record that is complete is kept."""
+    plain = folder, "--loss", history(folder)[4]["train_loss"], "--steps", 9
+    interrupt(monkeypatch, 4 + 9, signal.SIGTERM)
+    assert steps(*plain) == 75 and read_strict(folder / "steps.json")["steps"] == 9
+    assert steps(*plain) == 0 and "already there" in capsys.readouterr().err
 
 
 def test_command(folder: Path, tmp_path: Path) -> None:
-    """As a process, from another folder: help, a run by its relative path, and what is wrong in one line."""
+    """As a process, from another folder: a run by its relative path, and what is wrong in one line."""
     def command(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, str(TESTS.parent / "diagnose.py"), *map(str, arguments)], text=True,
                               capture_output=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    shown = command("steps", "--help")
-    assert shown.returncode == 0 and "starts over" in shown.stdout and "RUN_FOLDER" in shown.stdout
     done = command("steps", folder, "nowhere")
     assert done.returncode == 2 and done.stderr == f"error: RUN_FOLDER {tmp_path}/nowhere: there is no such folder\n"
+    assert "starts over" in diagnose.make_parser().format_help()
     for arguments, words in [(["peaks", folder], "WHAT: invalid choice"), ([], "WHAT"), (["steps"], "RUN_FOLDER")]:
         with pytest.raises(UsageError, match=words):
             diagnose.make_parser().parse_args([*map(str, arguments)])
-    done = command("steps", folder.relative_to(tmp_path), "--loss", history(folder)[4]["train_loss"], "--steps", 30)
-    assert done.returncode == 0 and done.stdout.startswith(str(folder)) and "Traceback" not in done.stderr
-    assert json.loads((folder / "steps.json").read_text())["steps"] == 30
+    done = command("steps", folder.relative_to(tmp_path), "--loss", history(folder)[4]["train_loss"], "--steps", 5)
+    assert done.returncode == 0 and done.stdout == f"{folder}: too few step lengths for a fit: 5\n", done.stderr
+    assert json.loads((folder / "steps.json").read_text())["log_sd"] > 0

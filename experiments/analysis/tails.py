@@ -19,7 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NoReturn
@@ -37,11 +37,12 @@ from analysis.seeds import align
 SCHEMA = 1
 # The 24 ResNet-18 points of the published figure, read from its vector graphics: lowest, median, highest.
 PUBLISHED = (1.72, 2.17, 2.83)
-NOTE = ("A difference below the standard error means nothing. alpha measures how widely lengths are spread, whether or "
-        "not their\ntail is a power law: compare log-sd and KS; and steps of different units are not the same thing.")
-# Colour and marker of the published figure's series, and of further ones.
+NOTE = ("The standard error takes the lengths for independent and the beginning of the tail for given: differences\n"
+        "below about twice it mean nothing. alpha measures how widely lengths are spread, whether or not their tail\n"
+        "is a power law: compare log-sd and KS; and steps of different units are not the same thing.")
+# Colour and marker of the published figure's series, and of further ones: 6 colours and 7 markers make 42 pairs.
 RESNET, PINN = ("#7B3294", "*"), {5.0: ("#E69F00", "s"), 20.0: ("#009E73", "o")}
-FURTHER = (("#0072B2", "D"), ("#D55E00", "^"), ("#666666", "v"), ("#CC79A7", "P"), ("#56B4E9", "X"), ("#882255", "h"))
+COLORS, MARKERS = ("#0072B2", "#D55E00", "#666666", "#CC79A7", "#56B4E9", "#882255"), "D^vPXh<"
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ class Tail:
     loss: float  # at which recording was to begin
     reached: bool  # whether that loss was
     path: str
+    series: str = ""  # to which it belongs, in words; see `with_series`
 
     @property
-    def series(self) -> str:
-        """What the points of one series share, in words: "PINN, convection β = 5, L-BFGS, n = 1000"."""
+    def words(self) -> str:
+        """Of which runs it is one: "PINN, convection β = 5, L-BFGS, n = 1000"."""
         system = self.system
         if self.physical_name != "lr":
             name = {"beta": "β", "rho": "ρ", "nu": "ν"}.get(self.physical_name, self.physical_name)
@@ -80,10 +82,11 @@ class Tail:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sort key: series by model, system, strategy and axes, in them learning rate and seed."""
+        """Sort key: series by model, system, strategy, axes, loss and unit, in them learning rate and seed."""
         where = self.model, self.system, self.strategy, self.physical_name
         physical = ((), "") if self.physical_name == "lr" else axis_order(self.physical_value)
-        return (*where, physical, axis_order(self.data_value), self.lr, self.seed, self.path)
+        return (*where, physical, axis_order(self.data_value), self.loss, self.unit, self.lr, self.seed,
+                self.path)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Mean:
     series: str
     lr: float
     seeds: int
+    reached: int  # how many of them came to the loss at which recording was to begin
     alpha: float
     sd: float
     log_sd: float
@@ -152,7 +156,22 @@ def find_tails(roots: Iterable[Path]) -> tuple[list[Tail], list[str]]:
             found.append(read_tail(folder))
         except ValueError as error:
             problems.append(f"left out: {folder}: {error}")
-    return sorted(found, key=lambda tail: tail.order), problems
+    return with_series(sorted(found, key=lambda tail: tail.order)), problems
+
+
+def with_series(tails: Iterable[Tail]) -> list[Tail]:
+    """Return the tails with their series: one each of model, system, strategy, axes, loss and unit of a step.
+
+    Loss and unit are in the words of a series only where they tell it from another.
+    """
+    named = [replace(tail, series=tail.words) for tail in tails]
+    for name, words in (("loss", "from loss {:g}"), ("unit", "in {}s")):
+        values: dict[str, set[object]] = {}
+        for tail in named:
+            values.setdefault(tail.series, set()).add(getattr(tail, name))
+        named = [replace(tail, series=f"{tail.series}, {words.format(getattr(tail, name))}")
+                 if len(values[tail.series]) > 1 else tail for tail in named]
+    return named
 
 
 def repeated(tails: Iterable[Tail]) -> tuple[Tail, Tail] | None:
@@ -175,7 +194,7 @@ def means(tails: Iterable[Tail]) -> list[Mean]:
         if math.isfinite(tail.alpha):
             groups.setdefault((tail.series, tail.lr), []).append(tail)
     return [
-        Mean(series, lr, len(group), fmean(tail.alpha for tail in group),
+        Mean(series, lr, len(group), sum(tail.reached for tail in group), fmean(tail.alpha for tail in group),
              stdev(tail.alpha for tail in group) if len(group) > 1 else math.nan, fmean(t.log_sd for t in group))
         for (series, lr), group in groups.items()
     ]  # fmt: skip
@@ -195,9 +214,9 @@ def format_tables(tails: Sequence[Tail]) -> str:
     ]  # fmt: skip
     lines = align([head, *rows], left=5)
     lines += ["", "means over seeds, with the standard deviation over seeds"]
-    averages = [(m.series, f"{m.lr:g}", str(m.seeds), f"{m.alpha:.2f}", _fixed(m.sd, 2), f"{m.log_sd:.2f}")
-                for m in means(tails)]
-    lines += align([("series", "lr", "seeds", "alpha", "sd", "log-sd"), *averages], left=1)
+    averages = [(m.series, f"{m.lr:g}", f"{m.alpha:.2f}", _fixed(m.sd, 2), f"{m.log_sd:.2f}",
+                 f"{m.reached} of {m.seeds}") for m in means(tails)]
+    lines += align([("series", "lr", "alpha", "sd", "log-sd", "reached"), *averages], left=1)
     return "\n".join([*lines, "", NOTE])
 
 
@@ -216,15 +235,15 @@ def write_csv(rows: Sequence[Tail] | Sequence[Mean], path: Path) -> None:
 def looks(tails: Sequence[Tail]) -> dict[str, tuple[str, str]]:
     """Return colour and marker by series, of ordered tails: the published ones, each once, else further ones.
 
-    Of several series that could have a published look, the full network and the most data get it.
+    Of several series that could have a published look, the one with the most data and the largest loss gets it.
     """
     chosen: dict[str, tuple[str, str]] = {}
-    further = itertools.cycle(FURTHER)
-    for tail in sorted(reversed(tails), key=lambda tail: tail.model):
+    further = zip(itertools.cycle(COLORS), itertools.cycle(MARKERS))
+    for tail in reversed(tails):
         if tail.series in chosen:
             continue
         look = None
-        if tail.model.startswith("ResNet18"):
+        if (tail.model, tail.system, tail.strategy) == ("ResNet18", "cifar10", "trajectory"):
             look = RESNET
         elif (tail.model, tail.system, tail.physical_name, tail.strategy) == ("PINN", "convection", "beta", "lbfgs"):
             look = PINN.get(tail.physical_value)

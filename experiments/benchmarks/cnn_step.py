@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Time of a training step of a ResNet-18 on CIFAR-10, the images included.
 
-(a) plain: torchvision's CIFAR10 with its transforms (flip, to a tensor, normalise), image by image in a DataLoader
-(--workers processes), an NCHW network, the loss read at every step; (b) CNN/: uint8 images in memory, augmented and
-normalised a batch at a time, channels_last. `images` is (a)'s and (b)'s time to deliver a batch, without the network.
-One after the other in turns; medians, and ratios of medians. The images are noise, written in CIFAR's format.
+(a) plain: torchvision's CIFAR10 with its transforms (flip, to a tensor, normalise), image by image in a DataLoader, an
+NCHW network, the loss read at every step; (b) CNN/: uint8 images in memory, augmented and normalised a batch at a time,
+channels_last. `images` is (a)'s and (b)'s time to deliver a batch, without the network. One after the other in turns;
+medians, and ratios of medians. The DataLoader has no processes of its own: they would prepare (a)'s next batches while
+(b) is measured. The images are noise, written in CIFAR's format.
 
     python experiments/benchmarks/cnn_step.py                                     # about 3 minutes on two cores
-    python experiments/benchmarks/cnn_step.py --models ResNet18 --batch 128 --device cuda --workers 4
+    python experiments/benchmarks/cnn_step.py --models ResNet18 --batch 128 --device cuda
 """
 
 import argparse
 import itertools
+import math
 import pickle
 import statistics
 import sys
@@ -32,21 +34,22 @@ from cnn.session import keep_freed_memory
 from cnn.train import Trainer
 from cnn.vision import torchvision
 
-IMAGES = 2_000
+FILES = 5  # of training images
 
 
-def write_images(folder: Path) -> None:
-    """Noise in CIFAR-10's file format."""
-    rng = np.random.default_rng(0)
+def write_images(folder: Path, batch: int) -> int:
+    """Noise in CIFAR-10's file format, at least two batches of training images; returns how many."""
+    rng, rows = np.random.default_rng(0), max(400, math.ceil(2 * batch / FILES))
     batches = folder / "cifar-10-batches-py"
     batches.mkdir()
-    for name in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"]:
-        content = {"data": rng.integers(256, size=(IMAGES // 5, 3072), dtype=np.uint8),
-                   "labels": rng.integers(10, size=IMAGES // 5).tolist(), "label_names": [str(k) for k in range(10)]}
+    for name in [*(f"data_batch_{k}" for k in range(1, FILES + 1)), "test_batch", "batches.meta"]:
+        content = {"data": rng.integers(256, size=(rows, 3072), dtype=np.uint8),
+                   "labels": rng.integers(10, size=rows).tolist(), "label_names": [str(k) for k in range(10)]}
         (batches / name).write_bytes(pickle.dumps(content, protocol=2))
+    return FILES * rows
 
 
-def plain_batches(folder: Path, batch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def plain_batches(folder: Path, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Without end."""
     class Unchecked(torchvision.datasets.CIFAR10):
         """Files of another content than CIFAR-10's."""
@@ -59,14 +62,13 @@ def plain_batches(folder: Path, batch: int, workers: int) -> Iterator[tuple[Tens
     transform = transforms.Compose([
         transforms.RandomHorizontalFlip(), transforms.ToTensor(),
         transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))])
-    loader = torch.utils.data.DataLoader(Unchecked(folder, transform=transform), batch, shuffle=True, drop_last=True,
-                                         num_workers=workers, persistent_workers=workers > 0)
+    loader = torch.utils.data.DataLoader(Unchecked(folder, transform=transform), batch, shuffle=True, drop_last=True)
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-def plain(folder: Path, model: str, batch: int, workers: int, device: str) -> list[Callable[[], object]]:
+def plain(folder: Path, model: str, batch: int, device: str) -> list[Callable[[], object]]:
     """A batch of images, and a training step as written in most scripts."""
-    batches = plain_batches(folder, batch, workers)
+    batches = plain_batches(folder, batch)
     net = build(model, 10, 0, "fan_out").to(device, memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=1e-3)
 
@@ -83,7 +85,7 @@ def plain(folder: Path, model: str, batch: int, workers: int, device: str) -> li
     return [images, step]
 
 
-def ours(folder: Path, model: str, batch: int, device: str) -> list[Callable[[], object]]:
+def ours(folder: Path, images: int, model: str, batch: int, device: str) -> list[Callable[[], object]]:
     """The same of CNN/."""
     args = parse(["--model", model, "--data_dir", str(folder), "--no-verify", "--lr", "0.01", "--device", device,
                   "--batch_size", str(batch), "--save_path", str(folder)], trajectory=False)
@@ -93,7 +95,7 @@ def ours(folder: Path, model: str, batch: int, device: str) -> list[Callable[[],
     order, draws = trainer.shuffle()
 
     def step() -> None:
-        trainer.step_number %= IMAGES // batch
+        trainer.step_number %= images // batch
         trainer.step(order, draws)
     return [lambda: trainer.batch(order, draws), step]
 
@@ -107,27 +109,33 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
+def count(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
+    return int(text)
+
+
 def main() -> None:
     """Measure in turns and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["ResNet18_w8", "ResNet18_w16", "ResNet18"], choices=MODELS)
-    parser.add_argument("--batch", type=int, default=128, help="images a step")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each, in turns")
-    parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
+    parser.add_argument("--batch", type=count, default=128, help="images a step")
+    parser.add_argument("--repeats", type=count, default=5, help="measurements of each, in turns")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     keep_freed_memory()  # for both alike
     torch.manual_seed(0)
     gpu = args.device.startswith("cuda")
     device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {device}; milliseconds for {args.batch} images, medians of {args.repeats}, "
-          f"{args.workers} workers\n\n{'':>12} {'images':>20} {'step':>20}\n"
+    print(f"torch {torch.__version__}, {device}; milliseconds for {args.batch} images, medians of {args.repeats}\n\n"
+          f"{'':>12} {'images':>20} {'step':>20}\n"
           f"{'model':>12} {'plain':>8} {'ours':>6} {'x':>4} {'plain':>8} {'ours':>6} {'x':>4}")
     with tempfile.TemporaryDirectory() as name:
-        write_images(Path(name))
+        images = write_images(Path(name), args.batch)
         for model in args.models:
-            calls = [*plain(Path(name), model, args.batch, args.workers, args.device),
-                     *ours(Path(name), model, args.batch, args.device)]
+            calls = [*plain(Path(name), model, args.batch, args.device),
+                     *ours(Path(name), images, model, args.batch, args.device)]
             times = [[milliseconds(call, args.device) for call in calls] for _ in range(args.repeats + 1)][1:]
             a, c, b, d = (statistics.median(column) for column in zip(*times, strict=True))
             print(f"{model:>12} {a:8.1f} {b:6.1f} {a / b:4.1f} {c:8.1f} {d:6.1f} {c / d:4.1f}", flush=True)

@@ -40,6 +40,15 @@ def bash(script: Path | str, cwd: Path, *arguments: str, **settings: str) -> sub
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
 
 
+def refusal(script: Path, cwd: Path, **settings: str) -> str:
+    """Return the one line with which a script refuses its settings: exit code 2, nothing written."""
+    result = bash(script, cwd, **{"OUTDIR": "out", **settings})
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
+    assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stdout
+    assert list(cwd.iterdir()) == []
+    return lines[0]
+
+
 def done(results: Path) -> list[str]:
     """Return the finished runs below a folder."""
     return sorted(str(path.parent.relative_to(results)) for path in results.rglob("metrics.json"))

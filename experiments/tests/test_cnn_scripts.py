@@ -16,10 +16,11 @@ from analysis import maps
 from analysis.collect import write_csv
 from analysis.tasks import Task, parse_line
 from figure_runs import run
-from shell import ROOT, SCRIPTS, bash, done
+from shell import ROOT, SCRIPTS, bash, done, refusal
 
 SWEEP, TRAINING = SCRIPTS / "sweep_cnn.sh", SCRIPTS / "run_cnn_training.sh"
 PAPER_RATES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8")
+GIVEN = {"--model", "--dataset", "--data_dir", "--n_samples", "--lr", "--seed", "--save_path", "--budget"}
 NETWORKS = "ResNet18 ResNet18_w32 ResNet18_w16 ResNet18_w8"
 
 
@@ -63,7 +64,8 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (SWEEP, {"DATASET": "cifar10"}, "DATASET must be one of: CIFAR-10 CIFAR-100; got 'cifar10'"),
     (SWEEP, {"SCALE": "huge"}, "SCALE must be one of: smoke laptop paper"),
     (SWEEP, {"LRS": "fast"}, "LRS: allowed are numbers; got 'fast'"),
-    (SWEEP, {"LRS": "0.1 0"}, "LRS: a learning rate is positive; got '0'"),
+    (SWEEP, {"LRS": "0.1 0"}, "LRS: a learning rate is positive and at most 3.4e38; got '0'"),
+    (SWEEP, {"LRS": "0.1 1e400"}, "LRS: a learning rate is positive and at most 3.4e38; got '1e400'"),
     (SWEEP, {"LRS": "0.1 1e-1"}, "LRS: '0.1' is given twice"),
     (SWEEP, {"LRS": " "}, "LRS is empty"),
     (SWEEP, {"N_SAMPLES": "all"}, "N_SAMPLES: allowed are whole numbers; got 'all'"),
@@ -76,16 +78,17 @@ def test_help_lists_the_variables(script: Path, away: Path) -> None:
     (TRAINING, {"DATASET": "MNIST"}, "DATASET must be one of: CIFAR-10 CIFAR-100; got 'MNIST'"),
     (TRAINING, {"EPOCHS": "1.5"}, "EPOCHS: allowed are whole numbers; got '1.5'"),
     (TRAINING, {"LR": "0.1 0.2"}, "LR must be a single number"),
+    (TRAINING, {"LR": "-0.1"}, "LR must be positive and at most 3.4e38; got '-0.1'"),
+    (TRAINING, {"LR": "1e400"}, "LR must be positive and at most 3.4e38; got '1e400'"),
+    (TRAINING, {"EPOCHS": "00"}, "EPOCHS must be at least 1; got '00'"),
+    (TRAINING, {"BATCH_SIZE": "0"}, "BATCH_SIZE must be at least 1; got '0'"),
+    (TRAINING, {"N_SAMPLES": "0"}, "N_SAMPLES must be at least 1; got '0'"),
     (TRAINING, {"N_SAMPLES": "100 200"}, "N_SAMPLES must be a single number"),
     (TRAINING, {"LAUNCH": "slurm"}, "LAUNCH must be one of: local print"),
     (TRAINING, {"EXTRA": "--no-save_model"}, "EXTRA: --no-save_model is given by this script"),
 ])  # fmt: skip
 def test_bad_variable_is_one_line_and_exit_2(script: Path, settings: dict[str, str], says: str, away: Path) -> None:
-    result = bash(script, away, **{"OUTDIR": "out", **settings})
-    lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
-    assert result.returncode == 2
-    assert len(lines) == 1 and lines[0].startswith("error: ") and says in lines[0], result.stdout
-    assert list(away.iterdir()) == []
+    assert says in refusal(script, away, **settings)
 
 
 def test_grid_is_that_of_the_paper_and_the_longest_tasks_come_first(away: Path) -> None:
@@ -129,14 +132,15 @@ def test_every_command_is_accepted_and_trains_what_its_folder_says(away: Path) -
     assert len(tasks) == 4 * ((2 + 4) + (4 + 8) + (8 + 8))
     (single,) = printed(TRAINING, away, OUTDIR="a b")
     commands = [shlex.split(task.command) for task in (*tasks, single)]
-    parse = """import json, sys; sys.path.insert(0, sys.argv[1]); from cnn.arguments import parse
+    parse = """import json, sys; sys.path.insert(0, sys.argv[1]); from cnn.arguments import make_parser, parse
 from cnn.model import MODELS
 print(json.dumps(list(MODELS)))
+print(json.dumps([sorted(make_parser(trajectory)._option_string_actions) for trajectory in (True, False)]))
 for name, *command in json.load(sys.stdin):
     print(json.dumps(vars(parse(command, name == "train_trajectories.py"))))"""
     result = subprocess.run([sys.executable, "-c", parse, ROOT / "CNN"], text=True, check=True, stdout=subprocess.PIPE,
                             input=json.dumps([[Path(command[1]).name, *command[2:]] for command in commands]))
-    networks, *lines = map(json.loads, result.stdout.splitlines())
+    networks, flags, *lines = map(json.loads, result.stdout.splitlines())
     assert networks == NETWORKS.split()
     for task, command, args in zip(tasks, commands, lines):
         strategy = {"train_trajectories.py": "trajectory", "run_exp.py": "sgd"}[Path(command[1]).name]
@@ -151,6 +155,29 @@ for name, *command in json.load(sys.stdin):
     names = ("model", "epochs", "batch_size", "lr", "seed", "n_samples", "save_model", "budget")
     assert [last[name] for name in names] == ["ResNet18", 200, 128, [0.1], [0], None, True, "paper"]
     assert list(away.iterdir()) == []
+
+    # Of both sweeps at once: what one command would refuse is refused before the other has trained.
+    of = dict(zip(("trajectory", "sgd"), map(set, flags)))
+    for opt, other in (("trajectory", "sgd"), ("sgd", "trajectory")):
+        for name in of[opt] - of[other]:
+            result = bash(SWEEP, away, OPT="both", EXTRA=f"{name}=3", LAUNCH="print")
+            assert result.returncode == 2 and f"{name} is only one of OPT={opt}" in result.stdout, name
+    assert printed(SWEEP, away, OPT="both", EXTRA=" ".join(of["sgd"] & of["trajectory"] - GIVEN))
+    assert printed(SWEEP, away, OPT="sgd", EXTRA="--epochs 3")
+
+
+def test_benchmark_measures_batches_of_any_size(away: Path) -> None:
+    code = """import sys; sys.path.insert(0, sys.argv[1]); import cnn_step
+from pathlib import Path
+images = cnn_step.write_images(Path("."), 1001)
+pixels, labels = next(cnn_step.plain_batches(Path("."), 1001))
+print(images, len(cnn_step.ours(Path("."), images, "ResNet18_w8", 1001, "cpu")[0]()[1]), len(labels), flush=True)
+sys.argv[1:] = ["--repeats", "0"]
+cnn_step.main()"""
+    result = subprocess.run([sys.executable, "-c", code, SCRIPTS / "benchmarks"], cwd=away, capture_output=True,
+                            text=True)
+    assert result.stdout == "2005 1001 1001\n" and result.returncode == 2, result.stderr
+    assert result.stderr.endswith("argument --repeats: must be a whole number from 1, got 0\n")
 
 
 def test_smoke_sweep_of_both_then_tails_and_map(away: Path, data: Path) -> None:

@@ -48,7 +48,7 @@ def results(away: Path) -> Path:
     """Return a folder with two CNN learning rates, two of three seeds fitted, and a PINN at two betas."""
     root = away / "my results"
     put(root, "a0", 0.8, 2.0), put(root, "a1", 0.8, 2.5, 1), put(root, "a2", 0.8, None, 2)
-    put(root, "b0", 0.1, 3.0, loss=1e-2, reached=False)
+    put(root, "b0", 0.1, 3.0, reached=False)
     put(root, "p20", 1.0, 9.0, **convection(20)), put(root, "p5", 1.0, 5.0, **convection(5))
     return root
 
@@ -65,13 +65,14 @@ def test_means_are_over_fitted_seeds_and_series_keep_their_looks(results: Path) 
     assert len(by_rate) == 4
     mean = by_rate["ResNet18, cifar10, plain SGD, n = 50000", 0.8]
     assert (mean.seeds, mean.alpha, mean.sd, mean.log_sd) == pytest.approx((2, 2.25, 0.5 / math.sqrt(2), 1.25))
+    assert mean.reached == 2 and by_rate["ResNet18, cifar10, plain SGD, n = 50000", 0.1].reached == 0
     assert math.isnan(by_rate["PINN, convection β = 20, L-BFGS, n = 1000", 1.0].sd)
 
     # The published series have the published looks, once; another number of images has its own.
     put(results, "c0", 0.1, 2.0, data={"name": "n", "value": 1000})
     found, _ = tails.find_tails([results])
     looks = tails.looks(found)
-    assert [marker for _, marker in looks.values()] == ["o", "s", "*", "D"] and len(set(looks.values())) == 4
+    assert [marker for _, marker in looks.values()] == ["*", "D", "o", "s"] and len(set(looks.values())) == 4
     figure = tails.draw(found, published=True)
     (axes,) = figure.axes
     drawn = sorted((line.get_marker(), x, y, line.get_markerfacecolor()) for line in axes.lines
@@ -89,21 +90,49 @@ def test_means_are_over_fitted_seeds_and_series_keep_their_looks(results: Path) 
     assert "open: loss not reached" in words
 
 
+def test_other_losses_units_and_networks_are_other_series(away: Path) -> None:
+    """What must not be averaged is not; the words say by what it differs, and only there."""
+    for lr in (0.1, 0.2):
+        put(away, f"low {lr}", lr, 2.0), put(away, f"high {lr}", lr, 4.0, loss=1e-2, reached=lr > 0.1)
+    units = put(away, "p", 1.0, 5.0, **convection(5)), put(away, "q", 1.0, 7.0, **convection(5))
+    (units[1] / "steps.json").write_text((units[1] / "steps.json").read_text().replace("SGD step", "Adam step"))
+    found, _ = tails.find_tails([away])
+    resnet, pinn = "ResNet18, cifar10, plain SGD, n = 50000", "PINN, convection β = 5, L-BFGS, n = 1000"
+    assert [(mean.series, mean.lr, mean.alpha, mean.reached) for mean in tails.means(found)] == [
+        (f"{pinn}, in Adam steps", 1.0, 7.0, 1), (f"{pinn}, in SGD steps", 1.0, 5.0, 1),
+        (f"{resnet}, from loss 0.0001", 0.1, 2.0, 1), (f"{resnet}, from loss 0.0001", 0.2, 2.0, 1),
+        (f"{resnet}, from loss 0.01", 0.1, 4.0, 0), (f"{resnet}, from loss 0.01", 0.2, 4.0, 1),
+    ]  # fmt: skip
+    assert not tails.repeated(found)
+
+
+def test_only_the_published_runs_have_the_published_looks(away: Path) -> None:
+    """Thirteen other series have thirteen other pairs of colour and marker."""
+    put(away, "full", 0.1, 2.0)
+    for k, changes in enumerate([{"model": "ResNet18_w8"}, {"strategy": "sgd"}, {"system": "cifar100"},
+                                 *({"data": {"name": "n", "value": n}} for n in range(100, 1100, 100))]):
+        put(away, str(k), 0.1, 2.0, **changes)
+    looks = tails.looks(tails.find_tails([away])[0])
+    assert len(looks) == len(set(looks.values())) == 14
+    assert [series for series, look in looks.items() if look == tails.RESNET] == [
+        "ResNet18, cifar10, plain SGD, n = 50000"]
+
+
 def test_command_prints_and_writes_tables_and_picture(results: Path, away: Path) -> None:
     result = tails_py(away, "my results", "--published")
     assert result.returncode == 0 and not result.stderr, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     assert "ResNet18 cifar10 trajectory n=50000 0.8 1 2.50 +- 0.15 0.062 100 of 200 1.25 0.0001".split() in lines
-    assert "ResNet18 cifar10 trajectory n=50000 0.1 0 3.00 +- 0.20 0.062 100 of 200 1.25 not 0.01".split() in lines
+    assert "ResNet18 cifar10 trajectory n=50000 0.1 0 3.00 +- 0.20 0.062 100 of 200 1.25 not 0.0001".split() in lines
     assert "ResNet18 cifar10 trajectory n=50000 0.8 2 none . 100 of 200 1.25 0.0001".split() in lines
     assert "PINN convection lbfgs beta=5 n=1000 1 0 5.00 +- 0.40 0.062 100 of 200 1.25 0.0001".split() in lines
-    assert "ResNet18, cifar10, plain SGD, n = 50000 0.8 2 2.25 0.35 1.25".split() in lines
-    assert "A difference below the standard error means nothing." in result.stdout
+    assert "ResNet18, cifar10, plain SGD, n = 50000 0.8 2.25 0.35 1.25 2 of 2".split() in lines
+    assert "differences\nbelow about twice it mean nothing." in result.stdout
     rows = list(csv.DictReader((results / "tails.csv").open()))
     assert [row["alpha"] for row in rows] == ["5.0", "9.0", "3.0", "2.0", "2.5", "nan"]
     assert rows[2]["reached"] == "False" and rows[0]["unit"] == "SGD step"
     average = list(csv.DictReader((results / "tails_means.csv").open()))[-1]
-    assert float(average["alpha"]) == 2.25 and average["seeds"] == "2"
+    assert float(average["alpha"]) == 2.25 and (average["seeds"], average["reached"]) == ("2", "2")
     assert (results / "tails.png").stat().st_size > 10_000 and (results / "tails.pdf").exists()
     assert not list(results.glob(".*"))
 
@@ -117,13 +146,19 @@ def test_command_prints_and_writes_tables_and_picture(results: Path, away: Path)
     (["empty"], 1, "no run with a fitted exponent below empty (1 without, 0 left out)"),
 ])  # fmt: skip
 def test_bad_input_and_nothing_to_draw_are_one_line(
-    results: Path, away: Path, arguments: list[str], code: int, says: str
+    results: Path, away: Path, arguments: list[str], code: int, says: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     put(away / "copy", "a0", 0.8, 2.0)
     put(away / "empty", "a0", 0.8, None)
-    result = tails_py(away, *arguments)
-    assert result.returncode == code and not result.stdout
-    assert result.stderr.count("\n") == 1 and says in result.stderr
+    monkeypatch.chdir(away)
+    try:
+        ended = tails.main(arguments)
+    except SystemExit as end:
+        ended = end.code
+    out, err = capsys.readouterr()
+    assert ended == code and not out
+    assert err.count("\n") == 1 and says in err
     assert not list(away.rglob("tails*"))
 
 
