@@ -293,7 +293,9 @@ class Trainer:
         tail = steps.write(self.run.path, self.lengths, self.losses, {
             "loss": self.settings.recording.loss, "reached": self.reached, "iteration": self.first_step,
             "unit": "SGD step", "lr": self.settings.lr})
-        return {"alpha": tail.alpha, "alpha_error": tail.error, "reached": self.reached, "first_step": self.first_step}
+        return {"alpha": tail.alpha, "alpha_error": tail.error, "alpha_distance": tail.distance,
+                "alpha_count": tail.count, "length_log_sd": tail.log_sd, "reached": self.reached,
+                "first_step": self.first_step}
 
     # Checkpoints ------------------------------------------------------------------------------------------------
 

@@ -40,8 +40,10 @@ def check_steps(folder: Path, found: dict[str, Any], count: int) -> dict[str, An
         1 + len(inside) / sum(math.log(x / about["xmin"]) for x in inside))
     assert about["error"] == pytest.approx((about["alpha"] - 1) / math.sqrt(len(inside)))
     metrics = found["metrics"]
-    assert set(metrics) == small.METRICS | {"alpha", "alpha_error", "reached", "first_step"}
-    assert (metrics["alpha"], metrics["alpha_error"]) == (about["alpha"], about["error"])
+    same = {"alpha": "alpha", "alpha_error": "error", "alpha_distance": "distance", "alpha_count": "count",
+            "length_log_sd": "log_sd"}
+    assert set(metrics) == small.METRICS | {*same, "reached", "first_step"}
+    assert all(metrics[name] == about[other] for name, other in same.items())
     assert (metrics["reached"], metrics["first_step"]) == (about["reached"], about["iteration"])
     assert found["iterations"] == about["iteration"] + count and found["stop_reason"] == "budget"
     assert about["lr"] == found["physical"]["value"] and about["unit"] == "SGD step"
