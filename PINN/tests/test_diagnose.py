@@ -300,7 +300,7 @@ def test_a_folder_that_cannot_be_had(folder: Path, capsys: pytest.CaptureFixture
     other.release()
     (folder / "claim").mkdir()
     assert steps(folder, "--loss", 1) == 1
-    start = f"failed: {folder}: RUN_FOLDER {folder.parents[4]}: cannot write: "
+    start = f"failed: RUN_FOLDER {folder.parents[4]}: cannot write: "
     assert capsys.readouterr().err.startswith(start)
 
 
