@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100: images, their augmentation and their normalisation.
 
-The batch files are torchvision's, in its folder layout, under the data folder; those that are missing or do not have
-their checksum are extracted from the archive beside them, which is downloaded where it is missing. One process does
-this at a time, others wait for it.
+The batch files are read by torchvision, in its folder layout, under the data folder. Those that are missing are
+extracted from the archive beside them, which is downloaded where it is missing; those with another checksum are
+refused, as they may be a data set of one's own. One process does this at a time, others wait for it.
 
 Images stay uint8 until a batch is normalised: x = (pixel / 255 - mean) / std for each channel. Augmentation happens
 before that, on pixels, with draws that are made beforehand:
@@ -135,7 +135,8 @@ class _Source:
         if not path.is_file():
             return f"{path} is missing"
         intact = not self.verify or self.utils.check_integrity(path, self.md5[name])
-        return None if intact else f"{path} does not have the MD5 {self.md5[name]} of {self.data.name}"
+        return None if intact else (f"{path} is another file than {self.data.name}'s, which has the MD5 "
+                                    f"{self.md5[name]}; --no-verify takes data of one's own, else remove it")
 
     def problem(self) -> str | None:
         """What is wrong with the first batch file that is not in order."""
@@ -147,6 +148,9 @@ class _Source:
             raise UsageError(f"--data_dir {self.folder} must be a folder, it is a file")
         if not self.verify and self.batches.exists():  # what is missing there is not for us to fill in
             return
+        for name in self.md5:  # nor what is there to replace: it may be somebody's own
+            if (self.batches / name).exists() and (problem := self.damage(name)):
+                raise UsageError(f"--data_dir: {problem}")
         if not self.verify and not self.archive.exists():
             raise UsageError(f"--data_dir: neither {self.batches} nor {self.archive} is there; --no-verify downloads "
                              "nothing")
@@ -174,7 +178,7 @@ class _Source:
                 raise RuntimeError("what came has another checksum")
         except (OSError, RuntimeError, HTTPException) as error:
             raise UsageError(f"--data_dir: {self.archive} {state}, and no download ({error}); put {url} there, "
-                             f"MD5 {md5}") from error
+                             f"MD5 {md5} (data of one's own: --no-verify)") from error
         os.replace(work / self.archive.name, self.archive)
 
     def extract(self, work: Path) -> None:

@@ -175,7 +175,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 # ---- archive and download ----------------------------------------------------------------------
 
 
-def test_a_download_is_checked_extracted_and_repairs_what_is_broken(
+def test_a_download_is_checked_extracted_and_fills_in_what_is_missing(
         server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new" / "data"
     first = load("CIFAR-10", folder)
@@ -185,8 +185,7 @@ def test_a_download_is_checked_extracted_and_repairs_what_is_broken(
     assert sorted(path.name for path in folder.iterdir()) == [BATCHES, ARCHIVE]
     asked = len(server.requests)
 
-    (folder / BATCHES / "data_batch_2").write_bytes(b"broken")  # repaired from the archive, the rest left alone
-    (folder / BATCHES / "test_batch").unlink()
+    (folder / BATCHES / "test_batch").unlink()  # filled in from the archive, the rest left alone
     intact = (folder / BATCHES / "data_batch_1").stat()
     assert all(map(same, load("CIFAR-10", folder), first))
     assert (folder / BATCHES / "data_batch_1").stat().st_ino == intact.st_ino
@@ -199,6 +198,18 @@ def test_a_download_is_checked_extracted_and_repairs_what_is_broken(
     assert all(map(same, load("CIFAR-10", folder), first))
     assert (folder / ARCHIVE).read_bytes() == (tmp_path / "source" / ARCHIVE).read_bytes()
     assert len(server.requests) > asked
+
+
+def test_batch_files_of_another_set_are_not_replaced(server: Server, tmp_path: Path) -> None:
+    """Nor is anything downloaded for them, whatever is missing beside them."""
+    folder = small.make_data(tmp_path / "own", 20, 10, seed=3)
+    for gone in ("data_batch_1", "batches.meta"):
+        (folder / BATCHES / gone).unlink()
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    message = refusal(folder)
+    assert message.startswith(f"--data_dir: {folder / BATCHES}/data_batch_2 is another file than CIFAR-10's")
+    assert message.endswith("; --no-verify takes data of one's own, else remove it") and server.requests == []
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
 
 
 def test_what_cannot_be_downloaded_says_where_to_put_it(
