@@ -97,10 +97,8 @@ def load(dataset: str, folder: Path, verify: bool = True) -> tuple[Images, Image
     nothing is written.
 
     Raises:
-        UsageError: for data that are not there, broken, or cannot be written, and for an unknown data set.
+        UsageError: for data that are not there, broken, or cannot be written.
     """
-    if dataset not in DATASETS:
-        raise UsageError(f"--dataset must be {' or '.join(DATASETS)}, got {dataset!r}")
     source = _Source(DATASETS[dataset], Path(folder).absolute(), verify)
     try:
         if source.problem():

@@ -244,7 +244,7 @@ class Trainer:
 
     def top_eigenvalue(self) -> list[float]:
         """Highest eigenvalue of the Hessian of the cross-entropy of the first PROBE training images, without
-        augmentation and weight decay, by the running statistics; and its residual, which bounds the error.
+        augmentation and weight decay, by the running statistics; and its residual: some eigenvalue is as near.
         """
         self.model.eval()
         probe = self.data.select(slice(PROBE))

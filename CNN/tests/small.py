@@ -100,8 +100,7 @@ def call(*argv: object, cwd: Path, trajectory: bool = False) -> subprocess.Compl
     signals = (signal.SIGUSR1, signal.SIGTERM)
     handlers = [signal.getsignal(number) for number in signals]
     backends = [(module, name, getattr(module, name)) for module, name in [
-        (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn.conv, "fp32_precision"),
-        (torch.backends.cuda.matmul, "fp32_precision")]]
+        (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn.conv, "fp32_precision")]]
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

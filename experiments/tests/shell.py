@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from analysis.tasks import Task, parse_line
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "experiments"
@@ -47,6 +50,20 @@ def refusal(script: Path, cwd: Path, **settings: str) -> str:
     assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stdout
     assert list(cwd.iterdir()) == []
     return lines[0]
+
+
+def printed(script: Path, cwd: Path, **settings: str) -> list[Task]:
+    """Return the tasks that a script shows with LAUNCH=print."""
+    shown = bash(script, cwd, LAUNCH="print", **settings)
+    assert shown.returncode == 0, shown.stdout
+    return [task for task in map(parse_line, shown.stdout.splitlines()) if task]
+
+
+def flag(task: Task, name: str) -> str:
+    """Return the value of a flag of a task's command, given as `--name value` or `--name=value`."""
+    words = shlex.split(task.command)
+    joined = [word.removeprefix(f"{name}=") for word in words if word.startswith(f"{name}=")]
+    return joined[0] if joined else words[words.index(name) + 1]
 
 
 def done(results: Path) -> list[str]:

@@ -14,25 +14,13 @@ import numpy as np
 import pytest
 from analysis import maps
 from analysis.collect import write_csv
-from analysis.tasks import Task, parse_line
 from figure_runs import run
-from shell import ROOT, SCRIPTS, bash, done, refusal
+from shell import ROOT, SCRIPTS, bash, done, flag, printed, refusal
 
 SWEEP, TRAINING = SCRIPTS / "sweep_cnn.sh", SCRIPTS / "run_cnn_training.sh"
 PAPER_RATES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8")
 GIVEN = {"--model", "--dataset", "--data_dir", "--n_samples", "--lr", "--seed", "--save_path", "--budget"}
 NETWORKS = "ResNet18 ResNet18_w32 ResNet18_w16 ResNet18_w8"
-
-
-def printed(script: Path, away: Path, **settings: str) -> list[Task]:
-    shown = bash(script, away, LAUNCH="print", **settings)
-    assert shown.returncode == 0, shown.stdout
-    return [task for task in map(parse_line, shown.stdout.splitlines()) if task]
-
-
-def flag(task: Task, name: str) -> str:
-    words = shlex.split(task.command)
-    return words[words.index(name) + 1]
 
 
 @pytest.fixture

@@ -13,26 +13,13 @@ import pytest
 from analysis import expected, figure_maps
 from analysis.collect import write_csv
 from analysis.figure_specs import FIGURES
-from analysis.tasks import Task, parse_line
 from figure_runs import run
-from shell import ROOT, SCRIPTS, bash, done, refusal
+from shell import ROOT, SCRIPTS, bash, done, flag, printed, refusal
 
 SWEEP, TRAINING = SCRIPTS / "sweep_fno.sh", SCRIPTS / "run_fno_training.sh"
 POISSON = ["1-2.5", "2.5-5", "5-10", "10-20", "20-30", "30-50", "50-100", "100-200"]
 ADVDIFF = ["0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1", "1-1.3", "1.3-1.7", "1.7-2", "2-2.5"]
 TINY = "--n 32 --ntrain 32 --nval 16 --ntest 16"
-
-
-def printed(script: Path, away: Path, **settings: str) -> list[Task]:
-    shown = bash(script, away, LAUNCH="print", **settings)
-    assert shown.returncode == 0, shown.stdout
-    return [task for task in map(parse_line, shown.stdout.splitlines()) if task]
-
-
-def flag(task: Task, name: str) -> str:
-    words = shlex.split(task.command)
-    joined = [word.removeprefix(f"{name}=") for word in words if word.startswith(f"{name}=")]
-    return joined[0] if joined else words[words.index(name) + 1]
 
 
 @pytest.mark.parametrize("script", [SWEEP, TRAINING], ids=lambda path: path.name)

@@ -13,20 +13,14 @@ import pytest
 from analysis import expected
 from analysis.comparison import read_history
 from analysis.figure_specs import FIGURES
-from analysis.tasks import Task, parse_line
-from shell import ROOT, SCRIPTS, bash, done, refusal
+from analysis.tasks import Task
+from shell import ROOT, SCRIPTS, bash, done, printed, refusal
 
 SWEEP, COMPARISON = SCRIPTS / "sweep_pino.sh", SCRIPTS / "run_pino_optimizer_comparison.sh"
 STRATEGIES = "adam lbfgs adam_lbfgs alm alm_data nncg cl"
 MAPS = "cl nncg alm lbfgs adam"
 PAPER_R, PAPER_N = [1, 2, 3, 4, 5, 6, 8, 10], [5, 10, 20, 50, 100, 200, 500, 1000]
 TINY = "--N 61 --data_sub 4 --test_num 6"
-
-
-def printed(script: Path, away: Path, **settings: str) -> list[Task]:
-    shown = bash(script, away, LAUNCH="print", **settings)
-    assert shown.returncode == 0, shown.stdout
-    return [task for task in map(parse_line, shown.stdout.splitlines()) if task]
 
 
 def flags(task: Task) -> dict[str, str]:
