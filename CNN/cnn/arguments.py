@@ -14,6 +14,7 @@ import torch
 from .cli import BUDGETS, Help, Parser, find_device, unique
 from .data import AUGMENTATIONS, DATASETS, balanced_order, load
 from .files import UsageError
+from .hessian import Times
 from .model import INITS, MODELS, build
 from .session import Wandb
 from .settings import Data, Recording, Settings
@@ -78,8 +79,9 @@ def make_parser(trajectory: bool) -> Parser:
     add("--save_model", action=argparse.BooleanOptionalAction, default=True, help="write model.pt, the final weights")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:k")
     add("--precision", default="float32", choices=["float32", "float64"], help="of weights and images")
-    add("--hessian_every", type=int, default=0, metavar="E", help="epochs between highest eigenvalues of the Hessian, "
-        "on 128 training images; 0: none")
+    add("--hessian_every", default="0", metavar="E|log|log:K", help="epochs between computations of the Hessian's "
+        "highest eigenvalue, on 128 training images: lambda_max in history.csv, or log: at 20 log-spaced epochs; "
+        "0: never")
     add("--log_every", type=int, default=1, metavar="E", help="epochs between lines of history.csv")
     add("--checkpoint_every", type=float, default=60.0, metavar="S", help="seconds between checkpoints")
     add("--force", action="store_true", help="train finished runs again")
@@ -88,9 +90,9 @@ def make_parser(trajectory: bool) -> Parser:
     add("--workers", type=int, metavar="N", help="published: processes that load images. None are started, whatever N: "
         "the images are held in memory")
     if not trajectory:
-        add("--visualize", action="store_true", help="published: draw the loss landscape after training; not available "
-            "yet")
-        add("--type", choices=["3D"], help="published: kind of landscape")
+        add("--visualize", action="store_true", help="draw the loss landscape after training, as diagnose.py landscape "
+            "does: landscape.png, .html, .npz, .json in the run folder")
+        add("--type", choices=["3D"], help="of the landscape, with --visualize; published")
     return parser
 
 
@@ -112,7 +114,7 @@ def parse(argv: Sequence[str], trajectory: bool) -> argparse.Namespace:
             setattr(args, flag, value)
     epochs = "max_epochs" if trajectory else "epochs"
     wholes = {"batch_size": (args.batch_size, 1), epochs: (args.epochs, 1), "log_every": (args.log_every, 1),
-              "hessian_every": (args.hessian_every, 0), "workers": (args.workers or 0, 0)}
+              "workers": (args.workers or 0, 0)}
     if trajectory:
         wholes["steps"] = args.steps, 1
         if not 0 < args.loss < math.inf:
@@ -121,9 +123,13 @@ def parse(argv: Sequence[str], trajectory: bool) -> argparse.Namespace:
             if find_spec(package) is None:
                 raise UsageError(f"train_trajectories.py needs {package}: pip install {package}")
     elif args.visualize:
-        raise UsageError("--visualize: the loss landscape is not available yet; leave it out")
+        if not args.save_model:
+            raise UsageError("--visualize needs the weights: it does not go with --no-save_model")
+        for package in ("matplotlib", "plotly"):
+            if find_spec(package) is None:
+                raise UsageError(f"--visualize needs {package}: pip install {package}")
     elif args.type:
-        raise UsageError("--type goes with --visualize, which is not available yet; leave it out")
+        raise UsageError("--type goes with --visualize")
     for flag, (value, least) in wholes.items():
         if value < least:
             raise UsageError(f"--{flag} must be a whole number from {least}, got {value}")
@@ -184,7 +190,8 @@ def settings(args: argparse.Namespace, trajectory: bool) -> list[Settings]:
         batch_size=args.batch_size, lr=lr, momentum=args.momentum, weight_decay=args.weight_decay,
         schedule="constant" if trajectory else args.schedule, augment=args.augment or dataset.augment,
         recording=recording, save_path=Path(args.save_path), device=find_device(args.device),
-        dtype=getattr(torch, args.precision), mixed_precision=args.mixed_precision, hessian_every=args.hessian_every,
-        budget=args.budget, log_every=args.log_every, checkpoint_seconds=args.checkpoint_every,
-        save_model=args.save_model, force=args.force, wandb=args.wandb, wandb_project=args.wandb_project)
+        dtype=getattr(torch, args.precision), mixed_precision=args.mixed_precision, budget=args.budget,
+        hessian_every=Times.parse(args.hessian_every), log_every=args.log_every,
+        checkpoint_seconds=args.checkpoint_every, save_model=args.save_model, force=args.force,
+        wandb=args.wandb, wandb_project=args.wandb_project)
         for n in args.n_samples or [rows] for lr in args.lr]

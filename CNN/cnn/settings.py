@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .data import Dataset, Images
+from .hessian import Times
 from .model import ResNet18, build
 from .record import Run, RunKey
 
@@ -59,7 +60,7 @@ class Settings:
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     mixed_precision: str = "none"
-    hessian_every: int = 0
+    hessian_every: Times = Times()
     budget: str = "paper"
     log_every: int = 1
     checkpoint_seconds: float = 60.0
@@ -110,7 +111,7 @@ class Settings:
             "schedule": self.schedule, "augment": self.augment, "init": self.init, "pretrain": self.pretrain,
             "seed": seed, "precision": str(self.dtype).removeprefix("torch."), "mixed_precision": self.mixed_precision,
             "data": self.data.identity,
-            "hessian_every": self.hessian_every, "budget": self.budget, "log_every": self.log_every,
+            "hessian_every": str(self.hessian_every), "budget": self.budget, "log_every": self.log_every,
             "device": str(self.device),
         }
         if self.recording:

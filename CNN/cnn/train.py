@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from . import steps
 from .data import Augment, Images, normalise
-from .hessian import hessian_product, top_eigenvalue
+from .hessian import lambda_max
 from .record import REQUEUE, Run, begin
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
 from .settings import Settings
@@ -217,12 +217,12 @@ class Trainer:
         ending, every = self.stop_reason or not self.updates, self.settings.hessian_every
         stage = "sgd" if self.first_step is None or self.updates <= self.first_step else "recording"
         self.last = {"iteration": self.updates, "epoch": self.epoch, "stage": stage, **line}
-        curved = every and (ending or self.epoch % every == 0)
+        curved = every and (ending or every.due(self.epoch - 1, self.epoch, self.settings.epochs))
         if not (ending or curved or self.epoch % self.settings.log_every == 0):
             return
         self.last["test_loss"], self.last["test_error"] = self.evaluate(self.test)
         if curved:
-            self.last["lambda_max"], self.last["lambda_max_residual"] = self.top_eigenvalue()
+            self.last["lambda_max"], self.last["lambda_max_residual"] = self.curvature()
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
         row = self.last | {"seconds": round(self.seconds, 3)}
@@ -242,7 +242,7 @@ class Trainer:
         loss, error = (total / len(images)).tolist()
         return loss, error if math.isfinite(loss) else math.nan  # labels of NaN are no labels
 
-    def top_eigenvalue(self) -> list[float]:
+    def curvature(self) -> list[float]:
         """Highest eigenvalue of the Hessian of the cross-entropy of the first PROBE training images, without
         augmentation and weight decay, by the running statistics; and its residual: some eigenvalue is as near.
         """
@@ -252,13 +252,7 @@ class Trainer:
         params = [p.detach()[None].requires_grad_() for p in self.params]  # of one run
         weights = {name: p[0] for name, p in zip(names, params, strict=True)}
         logits = functional_call(self.model, weights, (self.normalise(probe.pixels),))
-        loss = cross_entropy(logits, probe.labels)
-        gradient = torch.autograd.grad(loss, params, create_graph=True)
-        start = torch.randn(1, sum(p.numel() for p in params), generator=torch.Generator().manual_seed(0),
-                            dtype=self.settings.dtype)
-        rows = torch.arange(1, device=self.settings.device)
-        product = hessian_product(lambda: [gradient], params, rows)
-        top = top_eigenvalue(product, start.to(self.settings.device))
+        top = lambda_max(cross_entropy(logits, probe.labels), params, torch.arange(1))
         return torch.cat([top.value, top.residual]).tolist()
 
     def show(self) -> None:

@@ -42,7 +42,7 @@ BOTH = {
     "--mixed_precision tf32": "--mixed_precision tf32 needs a GPU; allowed here: none, bf16",
     "--mixed_precision bf16 --precision float64": "--mixed_precision goes with --precision float32",
     "--precision float16": "--precision: invalid choice", "--budget huge": "--budget: invalid choice: 'huge'",
-    "--hessian_every -1": "--hessian_every must be a whole number from 0", "--hessian_every 0.5": "--hessian_every: i",
+    "--hessian_every -1": "--hessian_every must be a whole number from 0", "--hessian_every log:0": "--hessian_every",
     "--log_every 0": "--log_every must be a whole number from 1", "--workers -1": "--workers must be a whole number",
     "--checkpoint_every -1": "--checkpoint_every must be from 0", "--checkpoint_every nan": "--checkpoint_every",
     "--checkpoint_every inf": "--checkpoint_every must be from 0", "--wandb maybe": "--wandb: invalid choice",

@@ -8,6 +8,7 @@
         claim           while a process works here (see files.py)
         model.pt        final weights
         steps.*         step lengths, where they were recorded (steps.py)
+        hessian.* ...   what diagnose.py found (diagnosis.py)
         metrics.json    the result, written last: its presence means done
         failed.json     the traceback of a run that raised, until the next start
 
@@ -41,6 +42,7 @@ from .files import Claimable, UsageError, atomic_write, read_text, strict, tenso
 
 REQUEUE = 75  # exit code of a run that was asked to stop and can go on: "requeue me"
 AXES = ("physical", "data")  # of a regime map
+RESULTS = ("steps.*", "hessian.*", "landscape.*", "connectivity_*", "similarity.*")  # of diagnose.py
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Run(Claimable):
             self.check_config()
         if not self.claim():
             return
-        earlier = ["metrics.json", "checkpoint*.pt", "model*.pt", "history.csv", "config.json", "steps.*"]
+        earlier = ["metrics.json", "checkpoint*.pt", "model*.pt", "history.csv", "config.json", *RESULTS]
         for pattern in [*(earlier if force else ()), "*.tmp", "failed.json"]:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from node.cli import find_device
 from node.files import UsageError
 from node.flags import OPTIMIZERS, make_parser
 from node.grid import MOST_DAMPING, MOST_SAMPLES, Cell, make_cells
+from node.hessian import Times
 from node.objective import Problem
 from node.session import Wandb
 from node.settings import Settings
@@ -65,8 +66,9 @@ def parse(argv: Sequence[str]) -> Sweep:
         named={"optimizer": args.optimizer, "constraint_method": args.constraint_method, "cl_warmup": args.cl_warmup},
         device=device(args), dtype=getattr(torch, args.precision), hidden=(args.hidden,) * 3, updates=updates,
         init=Path(args.alm_init_ckpt) if args.alm_init_ckpt else None, budget=args.budget,
-        log_every=log_every(args), checkpoint_seconds=args.checkpoint_every, save_model=args.save_model,
-        force=args.force, wandb=args.wandb, wandb_project=args.wandb_project)
+        log_every=log_every(args), hessian_every=Times.parse(args.hessian_every, "--hessian-every"),
+        checkpoint_seconds=args.checkpoint_every, save_model=args.save_model, force=args.force,
+        wandb=args.wandb, wandb_project=args.wandb_project)
     runs = [settings.run(*cell).key for cell in cells]
     settings.plan(runs)  # raises where the schedule does not fit
     if settings.init is not None:
@@ -309,8 +311,6 @@ def check_numbers(args: argparse.Namespace) -> None:
             raise UsageError(f"--{horizon}: {end:g} in steps of --{dt} {step:g} makes more than {MOST_SAMPLES} samples")
     if not args.out_dir:
         raise UsageError("--out-dir must name a folder, got an empty text")
-    if args.hessian_every:
-        raise UsageError("--hessian-every: curvature along training is not available yet; leave it at 0")
 
 
 def device(args: argparse.Namespace) -> torch.device:

@@ -133,7 +133,9 @@ def make_parser() -> Parser:
         "smoke 20, laptop 200, paper 400)")
     add("--log-loss-every", type=int, metavar="N", help="published spelling: the same in epochs of 13 updates")
     add("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints")
-    add("--hessian-every", type=int, default=0, help="not available yet, must be 0: no curvature is computed")
+    add("--hessian-every", default="0", metavar="N|log|log:K", help="iterations between computations of the "
+        "Hessian's highest eigenvalue, lambda_max in history.csv (after the optimizer's call in which they end), or "
+        "log: at 20 log-spaced iterations; 0: never")
     add("--wandb", default="disabled", choices=["disabled", "offline", "online"], help="Weights & Biases")
     add("--wandb-project", default="pinodes", help="its project")
     return parser

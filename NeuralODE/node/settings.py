@@ -10,6 +10,7 @@ from torch import Tensor
 
 from node.data import STATES
 from node.files import UsageError
+from node.hessian import Times
 from node.model import MLP
 from node.objective import Objective, Problem
 from node.pendulum import count_samples
@@ -18,7 +19,7 @@ from node.strategies import STRATEGIES
 from node.strategies.base import Row, Strategy, flatten
 
 #: Arguments that may change between two starts of one run.
-VOLATILE = ("device", "budget", "log_every")
+VOLATILE = ("device", "budget", "log_every", "hessian_every")
 SYSTEM = "pendulum"
 
 
@@ -45,6 +46,7 @@ class Settings:
     init: Path | None = None
     budget: str = "paper"
     log_every: int = 100
+    hessian_every: Times = Times()
     checkpoint_seconds: float = 60.0
     save_model: bool = True
     force: bool = False
@@ -91,6 +93,7 @@ class Settings:
             "hidden": list(self.hidden), "updates_per_epoch": self.epoch(n),
             "init": None if self.init is None else str(self.init),
             "precision": str(self.dtype).removeprefix("torch."), "budget": self.budget, "log_every": self.log_every,
+            "hessian_every": str(self.hessian_every),
             "device": str(self.device),
         }
         return Run(self.folder, key, config, VOLATILE, flag="--out-dir")

@@ -115,7 +115,7 @@ BAD = {
     "--device cuda:": "--device must be auto, cpu, cuda or cuda:k", "--device banana": "--device must be auto, cpu",
     "--device cuda:99": "--device cuda:99: there is no such GPU", "--device cpu --cuda": "--cuda and --device exclude",
     "--out-dir ''": "--out-dir must name a folder", "--out-dir /proc/nowhere": "--out-dir /proc/nowhere",
-    f"--out-dir {TESTS / 'conftest.py'}": "--out-dir", "--hessian-every 3": "--hessian-every: curvature along training",
+    f"--out-dir {TESTS / 'conftest.py'}": "--out-dir", "--hessian-every x": "--hessian-every must be a whole",
     "--budget huge": "--budget: invalid choice", "--precision half": "--precision: invalid choice",
     "--wandb maybe": "--wandb: invalid choice", "--integrator rk5": "--integrator: invalid choice",
     "--loss-scale log": "--loss-scale: invalid choice", "--training batch": "--training: invalid choice",
@@ -135,7 +135,7 @@ RANGES = {
     **{f"--{flag} 0": f"--{flag} must be at least 1, got 0" for flag in AT_LEAST_1},
     **{f"--{flag} {value}": f"--{flag} must be positive, got" for flag in POSITIVE
        for value in (0, "-0.5", "nan", "inf")},
-    **{f"--{flag} x": f"--{flag}: invalid " for flag in [*AT_LEAST_0, *AT_LEAST_1, *POSITIVE, "hessian-every",
+    **{f"--{flag} x": f"--{flag}: invalid " for flag in [*AT_LEAST_0, *AT_LEAST_1, *POSITIVE,
                                                           "rollout-report-t-span-hi", "shard-index", "shard-count"]},
     **{f"--{flag} {value}": f"--{flag} must be at least 0" for value in ("nan", "inf") for flag in
        ("alm-penalty", "lamb", "region-max-radius", "rho", "nncg-cg-tol", "checkpoint-every", "alm-uncon-weight")},

@@ -149,6 +149,25 @@ def test_graph_of_losses_gives_the_same_gradient(problem):
     assert all(h.isfinite().all() for h in torch.autograd.grad(sum(g.square().sum() for g in grads), params))
 
 
+@pytest.mark.parametrize("problem", MODES, ids=str)
+def test_training_losses_are_the_reported_ones(problem):
+    """Whatever a strategy minimises, and left as it was afterwards."""
+    objective, params = build(**problem)
+    rows = torch.tensor([0, 2])
+    before, wanted = objective.terms(params, rows)["total"][rows], objective.training_losses(params, rows)
+    plain = torch.autograd.grad(wanted.sum(), params)
+    if not objective.is_regression:
+        torch.testing.assert_close(wanted[rows].detach(), before, rtol=1e-9, atol=0)
+    objective.rescale("unit")
+    objective.density = lambda name, c, at: c**4
+    objective.batches = torch.tensor([0, 1, 0, 0])
+    objective.offsets = torch.full((1, *objective.data.x.shape), 0.1, dtype=torch.float64)
+    kept = objective.losses(params, rows).detach()
+    for p, g in zip(plain, torch.autograd.grad(objective.training_losses(params, rows).sum(), params), strict=True):
+        torch.testing.assert_close(g, p, rtol=1e-9, atol=1e-14)
+    assert torch.equal(objective.losses(params, rows).detach(), kept)
+
+
 def test_mini_batch_is_32_neighbours_or_what_is_left():
     objective, params = build(mode="pinn", inv_b=[8.0, 1.0], horizons=[2.0, 5.0], seeds=[0, 1])
     counts = objective.data.count.tolist()

@@ -12,6 +12,7 @@ import torch
 
 from pinn.cli import BUDGETS, Help, Parser, find_device, unique
 from pinn.files import UsageError
+from pinn.hessian import Times
 from pinn.objective import LOSSES
 from pinn.pdes import SYSTEMS, System
 from pinn.session import Wandb
@@ -77,7 +78,9 @@ def make_parser() -> Parser:
     add("--log_every", type=int, metavar="N", help="iterations between lines of history.csv (default by budget: "
         "smoke 20, laptop 100, paper 200)")
     add("--checkpoint_every", type=float, default=60.0, metavar="S", help="seconds between checkpoints")
-    add("--hessian_every", type=int, default=0, help="not available yet, must be 0: no curvature is computed")
+    add("--hessian_every", default="0", metavar="N|log|log:K", help="iterations between computations of the "
+        "Hessian's highest eigenvalue, lambda_max in history.csv (after the optimizer's call in which they end), or "
+        "log: at 20 log-spaced iterations; 0: never")
     add("--wandb", default="disabled", choices=["disabled", "offline", "online"], help="Weights & Biases")
     add("--wandb_project", default="pinns", help="its project")
     return parser
@@ -114,8 +117,8 @@ def parse(argv: Sequence[str]) -> tuple[list[Settings], list[float], list[int]]:
         data_seed=None if set_idx == "seed" else set_idx, loss=args.loss, weight=args.L,
         periodic_slope=not args.no_periodic_slope, budget=args.budget,
         log_every=args.log_every or LOG_EVERY[args.budget], checkpoint_seconds=args.checkpoint_every,
-        save_model=args.save_model, save_points=args.new_data, force=args.force, wandb=args.wandb,
-        wandb_project=args.wandb_project) for n in unique(args.num_res, "--num_res")]
+        hessian_every=Times.parse(args.hessian_every), save_model=args.save_model, save_points=args.new_data, force=args.force,
+        wandb=args.wandb, wandb_project=args.wandb_project) for n in unique(args.num_res, "--num_res")]
     settings[0].plan([run.key for run in settings[0].runs(physical, seeds[:1])])  # raises where they do not fit
     Wandb(args.wandb)  # missing? better now than after the run folders are made
     torch.set_float32_matmul_precision("highest")  # TF32 would cost the L-BFGS runs their last digits
@@ -188,8 +191,6 @@ def check_numbers(args: argparse.Namespace) -> None:
             raise UsageError(f"--initial_seed must be from 0 to 2^32 - 1, got {seed}")
     if not args.save_path:
         raise UsageError("--save_path must name a folder, got an empty text")
-    if args.hessian_every:
-        raise UsageError("--hessian_every: curvature along training is not available yet; leave it at 0")
 
 
 def strategy_options(args: argparse.Namespace, system: System) -> tuple[str, Any]:

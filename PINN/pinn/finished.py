@@ -11,7 +11,6 @@ through the same weights bit for bit. A run that was trained side by side with o
 amplifies: its replay agrees until then. Nothing is written.
 """
 
-import json
 import math
 import sys
 from dataclasses import replace
@@ -20,11 +19,12 @@ from typing import Any
 
 import torch
 
-from pinn.files import UsageError, read_text, strict
+from pinn.files import UsageError
 from pinn.pdes import SYSTEMS
 from pinn.record import Run
+from pinn.saved import check_rebuilt, read_finished
 from pinn.session import Progress, Signals, keep_freed_memory
-from pinn.settings import VOLATILE, Settings
+from pinn.settings import Settings
 from pinn.strategies import STRATEGIES
 from pinn.strategies.base import set_option
 from pinn.train import Group
@@ -33,51 +33,20 @@ from pinn.train import Group
 UNITS = {"adam": "Adam step", "lbfgs": "L-BFGS iteration"}
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, {} when there is no such file.
-
-    Raises:
-        UsageError: for a file that holds anything else, or cannot be read.
-    """
-    try:
-        text = read_text(path)
-        found = {} if text is None else json.loads(text)
-    except ValueError:
-        found = None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is damaged: it must hold a JSON object")
-    return found
-
-
 def open_run(folder: Path) -> tuple[Settings, Run]:
     """Settings and run folder of a finished run, from its config.json; on the CPU.
 
     Raises:
         UsageError: when there is no finished PINN run, or it is not what config.json says.
     """
+    config, _ = read_finished(folder, "PINN")
     path = folder.resolve()
-    if not path.is_dir():
-        raise UsageError(f"RUN_FOLDER {folder}: there is no such folder")
-    result, config = read_object(path / "metrics.json"), read_object(path / "config.json")
-    if not result or not config:
-        missing = "config.json" if result else "metrics.json"
-        raise UsageError(f"RUN_FOLDER {folder} must hold a finished run, but has no {missing}")
-    if result.get("module") != "PINN":
-        raise UsageError(f"RUN_FOLDER {folder} must hold a run of PINN, but it is one of {result.get('module')}")
     try:
         settings, physical, seed = rebuild(config, path)
         run = settings.run(physical, seed)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UsageError(f"{path}/config.json is damaged: {type(error).__name__}: {error}") from error
-    rebuilt = strict(run.config)
-    other = [name for name in config | rebuilt if name not in VOLATILE and config.get(name) != rebuilt.get(name)]
-    if other:
-        raise UsageError(f"{path}/config.json has other arguments than this version writes: {', '.join(other)}")
-    if run.path != path:
-        raise UsageError(f"RUN_FOLDER {folder} must end with what its config.json says: {run.key.folder()}")
-    run.flag = "RUN_FOLDER"
+    check_rebuilt(run, config, folder)
     return settings, run
 
 

@@ -2,15 +2,22 @@
 
     H v = d/dtheta (g(theta) . v),    g = dL/dtheta,    theta (R, ...) with one row a run
 
-    product = hessian_product(lambda: [torch.autograd.grad(losses.sum(), params, create_graph=True)], params, rows)
+    product = hessian_product(gradients_of(losses, params), params, rows)
     top = top_eigenvalue(product, torch.randn(r, p))
+    top = lambda_max(losses, params, rows)              # both, from a start vector of its own
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .files import UsageError
 
 Linear = Callable[[Tensor], Tensor]
 Gradient = Sequence[Tensor | None]  # one a parameter; None where the loss does not depend on it
@@ -59,6 +66,20 @@ def hessian_product(gradients: Callable[[], Iterable[Gradient]], params: Sequenc
     return product
 
 
+def gradients_of(losses: Tensor | Iterable[Tensor], params: Sequence[Tensor]) -> Callable[[], Iterable[Gradient]]:
+    """What `hessian_product` takes: the gradients of losses (R,), or of the parts that they are a sum of.
+
+    That of a tensor is computed once and its graph kept; parts are walked again for every product.
+    """
+    def gradient(part: Tensor) -> Gradient:
+        return torch.autograd.grad(part.sum(), params, create_graph=True, allow_unused=True)
+
+    if not isinstance(losses, Tensor):
+        return partial(map, gradient, losses)
+    kept = [gradient(losses)]
+    return lambda: kept
+
+
 class Top(NamedTuple):
     """The highest eigenvalues of r symmetric matrices."""
 
@@ -105,3 +126,59 @@ def top_eigenvalue(product: Linear, start: Tensor, tol: float = 1e-3, max_iter: 
         tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = beta
         v = torch.where(going[:, None], w / beta.to(w)[:, None], 0.0)
     return Top(value, residual, products)
+
+
+def lambda_max(losses: Tensor | Iterable[Tensor], params: Sequence[Tensor], rows: Tensor) -> Top:
+    """The highest eigenvalues of the Hessians of losses (R,), or parts of them, of the runs `rows` (r,), ascending.
+
+    All start from one random vector that never changes: a run's value does not depend on its company, up to rounding.
+    """
+    like, rows = params[0], rows.to(params[0].device)
+    start = torch.randn(1, sum(p[0].numel() for p in params), generator=torch.Generator().manual_seed(0)).to(like)
+    return top_eigenvalue(hessian_product(gradients_of(losses, params), params, rows), start.expand(len(rows), -1))
+
+
+@dataclass(frozen=True)
+class Times:
+    """When `lambda_max` is computed along training; both 0: never. The command line's `--hessian_every`.
+
+    every: iterations (or epochs) from one time to the next. points: number of log-spaced times.
+    """
+
+    every: int = 0
+    points: int = 0
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--hessian_every") -> Times:
+        """0, N, log (20 points) or log:K.
+
+        Raises:
+            UsageError: for anything else.
+        """
+        form, _, number = text.partition(":")
+        if form == "log":
+            number = number if ":" in text else "20"
+            if number.isdecimal() and int(number):
+                return cls(points=int(number))
+        elif text.isdecimal():
+            return cls(every=int(text))
+        raise UsageError(f"{flag} must be a whole number from 0 (never), log, or log:K with K log-spaced times, "
+                         f"got {text!r}")
+
+    def __bool__(self) -> bool:
+        """Whether there is any time at all."""
+        return bool(self.every or self.points)
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"log:{self.points}" if self.points else str(self.every)
+
+    def due(self, before: int, now: int, last: int) -> bool:
+        """Tell whether a time was passed, of training that is to end at `last`: before < time <= now.
+
+        Log-spaced are last^(j / (K - 1)), j = 0 ... K - 1, rounded, and `last` itself for K = 1.
+        """
+        if self.every:
+            return before // self.every < now // self.every
+        gaps = max(self.points - 1, 1)
+        return any(before < round(last ** ((gaps - j) / gaps)) <= now for j in range(self.points))

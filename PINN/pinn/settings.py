@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pinn.data import Grid
+from pinn.hessian import Times
 from pinn.model import MLP
 from pinn.objective import Objective
 from pinn.pdes import System
@@ -17,7 +18,7 @@ from pinn.strategies import STRATEGIES
 from pinn.strategies.base import Row, Strategy, flatten
 
 #: Arguments that may change between two starts of one run.
-VOLATILE = ("device", "budget", "log_every")
+VOLATILE = ("device", "budget", "log_every", "hessian_every")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Settings:
     periodic_slope: bool = True
     budget: str = "paper"
     log_every: int = 100
+    hessian_every: Times = Times()
     checkpoint_seconds: float = 60.0
     save_model: bool = True
     save_points: bool = False
@@ -73,7 +75,8 @@ class Settings:
             "num_t": self.grid[1], "hidden": list(self.hidden), "initial_seed": seed,
             "set_idx": seed if self.data_seed is None else self.data_seed, "loss": self.loss, "L": self.weight,
             "periodic_slope": self.periodic_slope, "precision": str(self.dtype).removeprefix("torch."),
-            "budget": self.budget, "log_every": self.log_every, "device": str(self.device),
+            "budget": self.budget, "log_every": self.log_every,
+            "hessian_every": str(self.hessian_every), "device": str(self.device),
         }
         return Run(self.save_path, key, config, VOLATILE)
 
@@ -83,12 +86,15 @@ class Settings:
 
     def build(self, rows: Sequence[Row]) -> tuple[list[Tensor], Strategy]:
         """Initial weights of these rows, and the strategy that trains them."""
-        seeds = [row.seed for row in rows]
-        params = list(MLP(seeds, self.hidden, self.dtype, self.device).parameters())
+        params = list(MLP([row.seed for row in rows], self.hidden, self.dtype, self.device).parameters())
+        return params, STRATEGIES[self.strategy](self.options, self.objective(rows), params, rows)
+
+    def objective(self, rows: Sequence[Row]) -> Objective:
+        """The soft-constrained loss of these rows."""
+        seeds = [row.seed if self.data_seed is None else self.data_seed for row in rows]
         objective = Objective(
-            self.system, [row.physical for row in rows], self.others, self.n,
-            seeds if self.data_seed is None else [self.data_seed] * len(seeds), Grid(self.system.x_range, *self.grid),
-            loss=self.loss, weight=self.weight, periodic_slope=self.periodic_slope, dtype=self.dtype,
-            device=self.device)
+            self.system, [row.physical for row in rows], self.others, self.n, seeds,
+            Grid(self.system.x_range, *self.grid), loss=self.loss, weight=self.weight,
+            periodic_slope=self.periodic_slope, dtype=self.dtype, device=self.device)
         objective.save_points = self.save_points
-        return params, STRATEGIES[self.strategy](self.options, objective, params, rows)
+        return objective

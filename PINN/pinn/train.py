@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .files import UsageError
+from .hessian import lambda_max
 from .record import REQUEUE, Run, begin, common_position
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
 from .settings import Settings
@@ -165,7 +166,7 @@ class Group:
                 if not resumed and self.stage == 0:
                     for run in self.runs:  # killed within the first real checkpoint, all begin anew together
                         run.save((0, 0), {})
-                    self.log(range(len(self.rows)))
+                    self.log(range(len(self.rows)), curved=True)
                 resumed = False
                 while self.active(stage).any():
                     self.step(stage)
@@ -208,8 +209,10 @@ class Group:
         self.calls.zero_()
         self.clock = now
         trace, every = self.strategy.trace(losses), self.settings.log_every
-        if before // every < min(self.counters[r].total for r in running) // every:
-            self.log(running, trace)
+        now = min(self.counters[r].total for r in running)
+        curved = self.settings.hessian_every.due(before, now, max(self.lengths))
+        if curved or before // every < now // every:
+            self.log(running, trace, curved)
         elif trace:
             going = self.active(stage)
             self.write_lines([r for r in running if going[r]], {}, trace)
@@ -268,16 +271,35 @@ class Group:
 
     # Records ----------------------------------------------------------------------------------------------------
 
-    def log(self, rows: Sequence[int], trace: Mapping[str, Sequence[float]] | None = None) -> dict[str, list[float]]:
-        """Append a line to the histories of these rows, with the `trace` of a step; returns the columns, (R,) each."""
+    def log(self, rows: Sequence[int], trace: Mapping[str, Sequence[float]] | None = None,
+            curved: bool = False) -> dict[str, list[float]]:
+        """Append a line to the histories of these rows, with the `trace` of a step; returns the columns, (R,) each.
+
+        Where it is asked for, those at the end of a run get their highest curvature as well, all of them if `curved`.
+        """
         wanted = torch.tensor(list(rows))  # only these: rounding depends on the company
         columns = self.objective.columns(self.params, wanted)
         columns["grad_norm"] = self.objective.gradient_norms(self.params, wanted)
         extra = {**(trace or {}), **self.strategy.columns()}
         if hasattr(self.optimizer, "columns"):
             extra |= self.optimizer.columns()
+        if self.settings.hessian_every:
+            going = self.active(self.stages[self.stage])
+            final = [not going[r] and any(end == self.stage for _, end in row.runs) for r, row in enumerate(self.rows)]
+            extra |= self.curvature([r for r in rows if (curved or final[r])
+                                     and self.counters[r].logged != self.counters[r].total])
         self.write_lines(rows, columns, extra)
         return columns
+
+    def curvature(self, rows: Sequence[int]) -> dict[str, list[float | str]]:
+        """Columns with the highest eigenvalue of the Hessian of the training loss and its residual, "" elsewhere."""
+        for group in torch.tensor(rows, dtype=torch.int64).split(self.objective.group_size or len(self.rows)):
+            if len(group):
+                top = lambda_max(self.objective.training_losses(self.params, group), self.params, group)
+                for r, value, residual in zip(group.tolist(), top.value.tolist(), top.residual.tolist(), strict=True):
+                    self.counters[r].marks |= {"lambda_max": value, "lambda_max_residual": residual}
+        return {name: [self.counters[r].marks[name] if r in rows else "" for r in range(len(self.rows))]
+                for name in ("lambda_max", "lambda_max_residual")}
 
     def write_lines(self, rows: Sequence[int], columns: Mapping[str, Sequence[float]],
                     extra: Mapping[str, Sequence[float]]) -> None:

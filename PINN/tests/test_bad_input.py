@@ -70,7 +70,7 @@ BAD = {
     "--hc dirichlet": "--hc must be none or alm", "--hc alm --cl": "exclude each other",
     "--iterations -1": "--iterations must be", "--device cuda:": "--device must be",
     "--device cuda:99": "--device cuda:99: there is no such GPU", "--device banana": "--device must be auto, cpu, cuda",
-    "--hessian_every 10": "--hessian_every", "--budget huge": "--budget: invalid choice",
+    "--hessian_every log:0": "--hessian_every must be", "--budget huge": "--budget: invalid choice",
     "--precision half": "--precision: invalid choice", "--loss l3": "--loss: invalid choice", "--L nan": "--L must be",
     "--log_every 0": "--log_every must be", "--checkpoint_every -1": "--checkpoint_every must be",
     "--wandb maybe": "--wandb: invalid choice", "--save_path ''": "--save_path must",

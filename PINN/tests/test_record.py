@@ -122,7 +122,8 @@ def test_force_redoes_and_keeps_foreign_files(tmp_path: Path) -> None:
     run.log({"iteration": 0})
     run.save((0, 1), {})
     finish(run, model={})
-    (run.path / "steps.json").write_text("{}")
+    for name in ("steps.json", "landscape.html", "connectivity_alm-seed_1.npz"):
+        (run.path / name).write_text("{}")
     (run.path / "notes.txt").write_text("mine")
     again = make(tmp_path, config={"lr": 0.1})
     again.prepare(force=True)

@@ -16,6 +16,7 @@ import torch
 from pino.cli import find_device, unique
 from pino.files import UsageError
 from pino.flags import make_parser
+from pino.hessian import Times
 from pino.model import PRESETS
 from pino.session import Wandb
 from pino.settings import Settings
@@ -94,7 +95,8 @@ def parse(argv: Sequence[str]) -> Sweep:
         spectral=args.spectral, block=inner_block(args, n), graph_block=args.full_block or None,
         checkpoints=Path(args.ckpt_dir) if args.ckpt_dir else None, budget=args.budget,
         log_every=args.log_every or LOG_EVERY[args.budget], checkpoint_seconds=args.checkpoint_every,
-        save_model=args.save_model, force=args.force, wandb=args.wandb, wandb_project=args.wandb_project)
+        hessian_every=Times.parse(args.hessian_every), save_model=args.save_model, force=args.force, wandb=args.wandb,
+        wandb_project=args.wandb_project)
         for n in counts]
     for one in settings:
         one.plan([one.key(strategy, contrast, seeds[0]) for contrast in contrasts])  # raises where a schedule is wrong
@@ -356,5 +358,3 @@ def check_numbers(args: argparse.Namespace, contrasts: Sequence[float], counts: 
         for value in values:
             if not least <= value < (2**63 if flag != "n_samples" else 10**6 + 1):
                 raise UsageError(f"--{flag} must be a whole number from {least} to {most}, got {value}")
-    if args.hessian_every:
-        raise UsageError("--hessian_every: curvature along training is not available yet; leave it at 0")

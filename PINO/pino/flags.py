@@ -136,7 +136,9 @@ def make_parser() -> Parser:
         "5, laptop 100, paper 1000); steps between them have a line with what was minimised")
     add("--checkpoint_every", type=float, default=60.0, metavar="S", help="seconds between checkpoints, at least "
         "twenty times what one takes")
-    add("--hessian_every", type=int, default=0, help="not available yet, must be 0: no curvature is computed")
+    add("--hessian_every", default="0", metavar="N|log|log:K", help="iterations between computations of the "
+        "Hessian's highest eigenvalue, lambda_max in history.csv (after the optimizer's call in which they end), or "
+        "log: at 20 log-spaced iterations; 0: never")
     add("--wandb", default="disabled", choices=["disabled", "offline", "online"], help="Weights & Biases")
     add("--wandb_project", default="pino", help="its project")
     return parser

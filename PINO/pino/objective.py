@@ -87,7 +87,13 @@ class Objective:
 
     def losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor | Parts:
         """Loss (1,) of all samples with its graph; in parts where they do not fit into one block."""
-        parts = Parts(self, params)
+        return self._graph(Parts(self, params, self.density))
+
+    def training_losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor | Parts:
+        """The same for 5 d + p, whatever is minimised."""
+        return self._graph(Parts(self, params, self.penalty))
+
+    def _graph(self, parts: Parts) -> Tensor | Parts:
         return parts.whole() if len(self.train) <= self.graph_block else parts
 
     # Records ----------------------------------------------------------------------------------------------------
@@ -136,8 +142,8 @@ class Objective:
 class Parts:
     """The loss as a sum over blocks of samples, evaluated anew whenever it is walked."""
 
-    def __init__(self, objective: Objective, params: Sequence[Tensor]) -> None:
-        self.objective, self.params = objective, params
+    def __init__(self, objective: Objective, params: Sequence[Tensor], density: Density) -> None:
+        self.objective, self.params, self.density = objective, params, density
 
     def __iter__(self) -> Iterator[Tensor]:
         for block in self.objective.all.split(self.objective.graph_block):
@@ -151,4 +157,4 @@ class Parts:
         """What these samples contribute, (1,)."""
         o = self.objective
         d, p = o.train.terms(o.network(self.params), block)
-        return (o.density(d, p, block).sum() / len(o.train))[None]
+        return (self.density(d, p, block).sum() / len(o.train))[None]

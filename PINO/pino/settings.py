@@ -20,6 +20,7 @@ from pino.fields import Fields
 from pino.files import UsageError
 from pino.floors import floors
 from pino.generate import resolve
+from pino.hessian import Times
 from pino.model import FNO2d
 from pino.objective import Objective
 from pino.record import Run, RunKey
@@ -28,7 +29,7 @@ from pino.strategies import STRATEGIES, curriculum
 from pino.strategies.base import Row, Strategy, flatten
 
 #: Arguments that may change between two starts of one run.
-VOLATILE = ("device", "budget", "log_every", "spectral", "block", "full_block", "ckpt_dir")
+VOLATILE = ("device", "budget", "log_every", "hessian_every", "spectral", "block", "full_block", "ckpt_dir")
 SYSTEM = "darcy"
 FLOOR_POINTS = 65  # a side of the largest grid whose floors are computed
 
@@ -67,6 +68,7 @@ class Settings:
     checkpoints: Path | None = None
     budget: str = "paper"
     log_every: int = 1000
+    hessian_every: Times = Times()
     checkpoint_seconds: float = 60.0
     save_model: bool = True
     force: bool = False
@@ -98,7 +100,8 @@ class Settings:
             "network": self.network, "warm_start": self.checkpoint_identity(contrast, seed),
             "precision": str(self.dtype).removeprefix("torch."), "spectral": self.spectral, "block": self.block,
             "full_block": self.graph_block, "ckpt_dir": None if self.checkpoints is None else str(self.checkpoints),
-            "budget": self.budget, "log_every": self.log_every, "device": str(self.device)}
+            "budget": self.budget, "log_every": self.log_every,
+            "hessian_every": str(self.hessian_every), "device": str(self.device)}
         return Run(self.save_path, key, config, VOLATILE, "--outdir")
 
     def key(self, strategy: str, contrast: float, seed: int) -> RunKey:

@@ -99,7 +99,7 @@ BAD = {
     f"--outdir {small.__file__}": "cannot write", f"--data_dir {small.__file__}/data": "cannot write",
     "--xy_loss 0 --f_loss 0": "--xy_loss and --f_loss must not both be 0",
     "--device banana": "--device must be auto, cpu, cuda or cuda:k", "--device cuda:99": "there is no such GPU",
-    "--device cuda:": "--device must be", "--hessian_every 3": "--hessian_every: curvature along training",
+    "--device cuda:": "--device must be", "--hessian_every 0.5": "--hessian_every must be a whole number",
     **{f"--{flag} x": f"--{flag}: invalid choice: 'x'" for flag in
        ("budget", "preset", "residual", "precision", "spectral", "wandb", "grf")},
     f"{ALM} --alm_inner x": "--alm_inner: invalid", f"{ALM} --alm_cons_item x": "--alm_cons_item: invalid",

@@ -10,7 +10,7 @@ of its stages; for all strategies but the curriculum a row serves one run, at it
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, get_args, get_type_hints
@@ -36,6 +36,9 @@ class Objective(Protocol):
 
     def losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Losses (R,) with the graph that a Hessian-vector product needs."""
+
+    def training_losses(self, params: Sequence[Tensor], rows: Tensor) -> Tensor | Iterable[Tensor]:
+        """The same for the training loss as reported, whatever is minimised; or the parts that it is a sum of."""
 
     def columns(self, params: Sequence[Tensor], rows: Tensor) -> dict[str, list[float]]:
         """Columns of the history, (R,) each: `train_loss`, `test_error` and whatever else is worth a look."""
