@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """Look at finished runs.
 
-    python diagnose.py steps RUN_FOLDER...      lengths of single steps at low loss, and their tail exponent
+    python diagnose.py hessian RUN_FOLDER...      eigenvalues, trace and density of the Hessian of the training loss
+    python diagnose.py landscape RUN_FOLDER...    the training loss on a plane through the weights
+    python diagnose.py connectivity A B           curves of low loss between the weights of two runs
+    python diagnose.py similarity RUN_FOLDER...   what the networks of several runs compute, compared (CKA)
+    python diagnose.py steps RUN_FOLDER...        lengths of single steps at low loss, and their tail exponent
 
+The first four look at the weights and write NAME.json, .npz, .png (landscape also .html), see pinn/diagnosis.py.
 `steps` trains each run again from its seed, exactly as it was trained, until its training loss is at most --loss, then
 records |W_{k+1} - W_k| of --steps further steps, each one L-BFGS iteration or Adam step. steps.csv, steps.png and
 steps.json are written into the run folder; nothing else there changes. See pinn/steps.py for the fit.
 
 Exit codes: 0 all done, 1 some run did not reach the loss or failed, 2 bad input, 3 another process works on some run,
-75 interrupted by SIGUSR1, SIGTERM or Ctrl-C: a replay keeps no checkpoints, so the run at work starts over when the
-same command is given again, those that are complete are skipped; 130 interrupted twice by Ctrl-C.
+75 interrupted by SIGUSR1, SIGTERM or Ctrl-C: given again, the same command skips the runs that are complete; the one
+at work starts over, but for a landscape, which goes on with what it had evaluated; 130 interrupted twice by Ctrl-C.
 """
 
 import signal
@@ -22,17 +27,20 @@ for stop in STOPS:  # before the slow imports, some of which would swallow an ex
 
 import argparse  # noqa: E402
 import math  # noqa: E402
-import traceback  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
+from pinn import subject  # noqa: E402
 from pinn.arguments import device  # noqa: E402
+from pinn.batch import each_run, is_there  # noqa: E402
 from pinn.cli import Help, Parser  # noqa: E402
+from pinn.diagnosis import add_tools  # noqa: E402
 from pinn.files import UsageError  # noqa: E402
-from pinn.finished import UNITS, approach, begin_again, check_strategy, open_run, read_object, record  # noqa: E402
+from pinn.finished import UNITS, approach, begin_again, check_strategy, open_run, record  # noqa: E402
 from pinn.record import Run  # noqa: E402
+from pinn.saved import read_object  # noqa: E402
 from pinn.session import Signals  # noqa: E402
 from pinn.steps import usable, write  # noqa: E402
 
@@ -51,6 +59,8 @@ def make_parser() -> Parser:
     tool.add_argument("--device", default="auto", help="auto (the CPU for a run that was trained there, else the "
                       "first GPU, or the CPU), cpu, cuda or cuda:k")
     tool.add_argument("--force", action="store_true", help="record again where there are steps with other arguments")
+    tool.set_defaults(tool=steps)
+    add_tools(tools, subject)
     return parser
 
 
@@ -65,53 +75,18 @@ def steps(args: argparse.Namespace) -> int:
     for settings, run in found:
         check_strategy(settings, run)
     waiting = [run for _, run in found if not is_recorded(run, args)]
-    codes = [0]
-    with Signals() as signals:
-        for run in waiting:
-            try:
-                codes.append(record_steps(run, where, args, signals))
-            except Exception as error:  # this run failed; the others go on
-                reason = str(error)
-                if not isinstance(error, (OSError, UsageError)):
-                    traceback.print_exc()
-                    reason = "".join(traceback.format_exception_only(error)).strip()
-                print("failed:", reason if str(run.path) in reason else f"{run.path}: {reason}", file=sys.stderr)
-                codes.append(1)
-            finally:
-                run.release()
-            if signals.requested:
-                print(f"stopped by {signals.requested}; the same command skips the runs that are complete",
-                      file=sys.stderr)
-                return 75
-    return max(codes, key=(0, 3, 1).index)
+    return each_run(waiting, lambda run, signals: record_steps(run, where, args, signals))
 
 
 def is_recorded(run: Run, args: argparse.Namespace) -> bool:
-    """Tell whether these steps are there already, and say so.
-
-    Raises:
-        UsageError: when there are steps with other arguments, or a broken steps.json, without --force.
-    """
-    try:
-        before = {} if args.force else read_object(run.path / "steps.json")
-    except UsageError as error:
-        raise UsageError(f"{error}; --force records the steps again") from None
-    if not before:
-        return False
-    other = [f"--{flag} {before.get(name)} -> {value}"
-             for flag, name, value in [("loss", "loss", args.loss), ("steps", "requested", args.steps)]
-             if before.get(name) != value]
-    if other:
-        raise UsageError(f"{run.path} holds steps with other arguments: {', '.join(other)}; --force records them again")
-    print(f"already there, nothing to do: {run.path}/steps.json (--force records again)", file=sys.stderr)
-    return True
+    """Tell whether these steps are there already, and say so; UsageError when there are others, without --force."""
+    return is_there(run.path / "steps.json", {"--loss": args.loss, "--steps": args.steps},
+                    lambda found: {"--loss": found.get("loss"), "--steps": found.get("requested")}, args.force,
+                    "--force records the steps again")
 
 
 def record_steps(run: Run, where: torch.device, args: argparse.Namespace, signals: Signals) -> int:
-    """Replay one run and write its steps; 0, 1 when the loss is not reached, 3 when another process has the run."""
-    if not run.claim():
-        print(f"left alone, another process works on it ({run.holder}): {run.path}", file=sys.stderr)
-        return 3
+    """Replay one run and write its steps; gives 0, or 1 when the loss is not reached."""
     settings, _ = open_run(run.path)  # again: another process may have recorded it, or trained it anew, until now
     if is_recorded(run, args):
         return 0
@@ -159,12 +134,13 @@ def differences(result: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Parse, then run the tool."""
-    for number in STOPS:  # from here to the replay, which has its own handlers, there is nothing to save
+    for number in STOPS:  # from here to the work, which has its own handlers, there is nothing to save
         signal.signal(number, lambda *_: sys.exit(75))
     if asked:
         return 75
     try:
-        return steps(make_parser().parse_args(sys.argv[1:]))
+        args = make_parser().parse_args(sys.argv[1:])
+        return args.tool(args)
     except UsageError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -40,7 +40,7 @@ for name in sys.argv[2:]:
     try:
         # Beside a torch for CPUs the import of torchvision fails; CNN/cnn/vision.py, its only user, helps it.
         if name != "torchvision":
-            importlib.import_module(name.removeprefix("pytest-"))
+            importlib.import_module(name.removeprefix("pytest-").removesuffix("-for-pytorch"))
         found = metadata.version(name)
     except ModuleNotFoundError as error:
         lacking.append(name if error.name == name else f"{name} (its {error.name} is missing)")

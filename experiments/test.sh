@@ -12,7 +12,7 @@ HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 source "$HERE/setup.sh"
 JOBS=${JOBS:-$(nproc)}
 [[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || setup_error "JOBS must be a whole number from 1 to 9999; got '$JOBS'"
-use_environment pytest pytest-xdist pyhessian
+use_environment pytest pytest-xdist pyhessian curvlinops-for-pytorch
 ((JOBS == 1)) || export OMP_NUM_THREADS=1
 
 failed=()

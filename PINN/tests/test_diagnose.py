@@ -32,22 +32,14 @@ from pinn.session import Signals  # noqa: E402
 from pinn.steps import write  # noqa: E402
 from pinn.strategies import STRATEGIES  # noqa: E402
 from run_folders import read_strict  # noqa: E402
+from trained import BETA, TINY, train  # noqa: E402
 
 for number in diagnose.STOPS:  # taken as it is imported, and not meant for the tests
     signal.signal(number, signal.SIG_DFL)
 
-TINY = "--budget smoke --num_res 30 --num_x 33 --num_t 11 --num_neurons 6 --num_layers 3 --device cpu"
-BETA = "--pde_params '{\"beta\": 2}'"
 PARAMETERS = {"convection": '{"beta": 30}', "reaction": '{"rho": 2}', "wave": '{"c": 2, "beta": 5}',
               "reaction_diffusion": '{"rho": 5, "nu": 1, "sigma": 0.5}'}
 STEPS_FILES = {"steps.csv", "steps.json", "steps.png"}
-
-
-def train(arguments: str, path: Path) -> Path:
-    """Train a single tiny run; gives its folder."""
-    settings, physical, seeds = parse([*shlex.split(f"{TINY} {arguments}"), "--save_path", str(path)])
-    assert training.train(settings[0], settings[0].runs(physical, seeds)) == 0
-    return next(path.rglob("metrics.json")).parent
 
 
 def history(folder: Path) -> list[dict[str, float]]:
