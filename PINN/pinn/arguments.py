@@ -117,8 +117,9 @@ def parse(argv: Sequence[str]) -> tuple[list[Settings], list[float], list[int]]:
         data_seed=None if set_idx == "seed" else set_idx, loss=args.loss, weight=args.L,
         periodic_slope=not args.no_periodic_slope, budget=args.budget,
         log_every=args.log_every or LOG_EVERY[args.budget], checkpoint_seconds=args.checkpoint_every,
-        hessian_every=Times.parse(args.hessian_every), save_model=args.save_model, save_points=args.new_data, force=args.force,
-        wandb=args.wandb, wandb_project=args.wandb_project) for n in unique(args.num_res, "--num_res")]
+        hessian_every=Times.parse(args.hessian_every), save_model=args.save_model, save_points=args.new_data,
+        force=args.force, wandb=args.wandb, wandb_project=args.wandb_project)
+        for n in unique(args.num_res, "--num_res")]
     settings[0].plan([run.key for run in settings[0].runs(physical, seeds[:1])])  # raises where they do not fit
     Wandb(args.wandb)  # missing? better now than after the run folders are made
     torch.set_float32_matmul_precision("highest")  # TF32 would cost the L-BFGS runs their last digits
