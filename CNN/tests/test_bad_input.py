@@ -58,7 +58,7 @@ BOTH = {
 RUN_EXP = {
     "--epochs 0": "--epochs must be a whole number from 1, got 0", "--epochs 1e3": "--epochs: invalid int value: '1e3'",
     "--schedule step": "--schedule: invalid choice: 'step' (choose from", "--loss 1": "unrecognized arguments: --loss",
-    "--visualize": "--visualize: the loss landscape is not available yet; leave it out",
+    "--visualize --no-save_model": "--visualize needs the weights",
     "--type 3D": "--type goes with --visualize", "--type 2D": "--type: invalid choice: '2D'",
 }
 

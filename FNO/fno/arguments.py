@@ -21,6 +21,7 @@ from .data import check_scales, inspect, read_scales
 from .datafile import write_scales
 from .files import UsageError
 from .generate import command, generate
+from .hessian import Times
 from .parallel import World
 from .session import Wandb
 from .settings import Files, Settings
@@ -83,6 +84,9 @@ def make_parser() -> Parser:
     add("--save_model", action=argparse.BooleanOptionalAction, default=True, help="write model.pt (last epoch), "
         "model_best.pt and model_init.pt")
     add("--log_every", type=int, default=1, metavar="E", help="epochs between lines of history.csv")
+    add("--hessian_every", default="0", metavar="E|log|log:K", help="epochs between computations of the Hessian's "
+        "highest eigenvalue, on 128 samples of the training file: lambda_max in history.csv, or log: at 20 log-spaced "
+        "epochs; 0: never")
     add("--checkpoint_every", type=float, default=60.0, metavar="S", help="seconds between checkpoints")
     add("--wandb", default="disabled", choices=["disabled", "offline", "online"], help="Weights & Biases")
     add("--wandb_project", default="fno", help="its project")
@@ -167,8 +171,9 @@ def settings(args: argparse.Namespace, config: Config, world: World) -> list[Set
     return [Settings(
         name=args.config, config=replace(config, subsample=subsample), files=files, save_path=root, device=world.device,
         dtype=getattr(torch, args.precision), spectral=args.spectral, budget=args.budget or "paper",
-        log_every=args.log_every, checkpoint_seconds=args.checkpoint_every, save_model=args.save_model,
-        force=args.force, wandb=args.wandb, wandb_project=args.wandb_project, processes=world.size)
+        log_every=args.log_every, hessian_every=Times.parse(args.hessian_every),
+        checkpoint_seconds=args.checkpoint_every, save_model=args.save_model, force=args.force,
+        wandb=args.wandb, wandb_project=args.wandb_project, processes=world.size)
         for subsample in args.subsamples]
 
 

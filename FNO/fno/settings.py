@@ -12,12 +12,13 @@ import torch
 
 from .configs import Config, epochs
 from .data import DataFile, Samples, load
+from .hessian import Times
 from .model import FNO2d
 from .record import Run, RunKey
 from .systems import SYSTEMS, System
 
 #: Arguments that may change between two starts of one run.
-VOLATILE = ("device", "budget", "log_every", "processes", "spectral")
+VOLATILE = ("device", "budget", "log_every", "hessian_every", "processes", "spectral")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Settings:
     spectral: str = "dft"
     budget: str = "paper"
     log_every: int = 1
+    hessian_every: Times = Times()
     checkpoint_seconds: float = 60.0
     save_model: bool = True
     force: bool = False
@@ -129,5 +131,6 @@ class Settings:
                    "val_every": self.val_every, "precision": str(self.dtype).removeprefix("torch."),
                    "data": {name: getattr(self.files, name).identity() for name in ("train", "val", "test")},
                    "scales": self.files.scales.tolist(), "spectral": self.spectral, "budget": self.budget,
-                   "log_every": self.log_every, "device": str(self.device), "processes": self.processes}
+                   "log_every": self.log_every, "hessian_every": str(self.hessian_every), "device": str(self.device),
+                   "processes": self.processes}
         return Run(self.save_path / f"fno_{self.config.size}", key, config, VOLATILE, "--root_dir")

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from .data import Samples
 from .files import atomic_write, tensor_writer
+from .hessian import lambda_max
+from .objective import probe, sample_losses, training_loss
 from .parallel import World
 from .record import REQUEUE, Run, begin
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
@@ -103,6 +105,7 @@ class Trainer:
         self.unvalidated = 0  # epochs since the last validation
         self.sums = torch.zeros(3, dtype=torch.float64, device=settings.device)  # of the epoch: loss, error, |g|
         self.last: dict[str, float] = {}  # what the last epoch gave
+        self.probe: Samples | None = None  # on which curvature is taken
         self.seconds, self.stop_reason = 0.0, "budget"
         self.progress = Progress(settings.label + f" seed_{run.key.seed}", None if world.first else 0)
         self.wandb = Wandb(settings.wandb if world.first else "disabled", settings.wandb_project, settings.wandb_group)
@@ -118,6 +121,8 @@ class Trainer:
         elif self.settings.save_model:
             self.write("model_init.pt", self.model.state_dict())
         try:
+            if self.settings.hessian_every and not self.epoch and not self.step_number:
+                self.begin()
             while self.epoch < self.settings.epochs and self.stop_reason == "budget":
                 order = self.order()
                 while self.step_number < self.steps:
@@ -132,6 +137,11 @@ class Trainer:
         finally:
             self.progress.close()
         return False
+
+    def begin(self) -> None:
+        """The line of the untrained network, where curvature is asked for."""
+        loss, error = self.evaluate(self.data)
+        self.log({"train_loss": error, "objective": loss}, curved=True)
 
     def order(self) -> Tensor:
         """Rows of the samples in the order of this epoch, which follows from the seed and the epoch alone."""
@@ -173,11 +183,7 @@ class Trainer:
 
     def losses(self, f: Tensor, coefficients: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the relative L2 error, (B,) each."""
-        squares = (self.model(f, coefficients) - u).square().sum((1, 2))
-        errors = (squares.detach() / u.square().sum((1, 2))).sqrt()
-        if self.config.loss_style == "relative":
-            return (squares / u.square().sum((1, 2))).sqrt(), errors
-        return squares / (u[0].numel() if self.config.loss_style == "mean" else 1), errors
+        return sample_losses(self.model(f, coefficients), u, self.config.loss_style)
 
     @torch.no_grad()
     def evaluate(self, samples: Samples) -> tuple[float, float]:
@@ -213,11 +219,31 @@ class Trainer:
         self.last |= {name: value for name, value in line.items() if value is not None}
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
-        if self.world.first and (ending or self.epoch % self.settings.log_every == 0):
-            row = {"iteration": self.epoch * self.steps, "epoch": self.epoch, "stage": self.config.optimizer, **line,
-                   "seconds": round(self.seconds, 3)}
-            self.run.log(row)
-            self.wandb.log(self.run, row)
+        times = self.settings.hessian_every
+        curved = bool(times) and (ending or times.due(self.epoch - 1, self.epoch, self.settings.epochs))
+        if ending or curved or self.epoch % self.settings.log_every == 0:
+            self.log(line, curved)
+
+    def log(self, line: dict[str, float | None], curved: bool) -> None:
+        """A line of the history, with the highest curvature where it is time for it."""
+        if not self.world.first:
+            return
+        row = {"iteration": self.epoch * self.steps, "epoch": self.epoch, "stage": self.config.optimizer, **line,
+               "seconds": round(self.seconds, 3)}
+        if curved:
+            curvature = self.curvature()
+            row, self.last = row | curvature, self.last | curvature
+        self.run.log(row)
+        self.wandb.log(self.run, row)
+
+    def curvature(self) -> dict[str, float]:
+        """Highest eigenvalue of the Hessian of the loss on a probe, and its residual: some eigenvalue is as near."""
+        if self.probe is None:
+            self.probe, _ = probe(self.settings)
+        params = [p.detach()[None].requires_grad_() for p in self.params]
+        loss = training_loss(self.settings, self.model, params, self.probe)
+        top = lambda_max(loss, params, torch.arange(1))
+        return {"lambda_max": top.value.item(), "lambda_max_residual": top.residual.item()}
 
     def show(self) -> None:
         """The progress line."""
@@ -234,6 +260,7 @@ class Trainer:
         _, test_last = self.evaluate(self.test)
         metrics = {"train_objective": objective, "train_error_running": self.last["train_loss"],
                    "test_error_last": test_last, "val_error_last": self.last["val_error"]}
+        metrics |= {name: value for name, value in self.last.items() if name.startswith("lambda_max")}
         best = self.best["model"] or last
         self.model.load_state_dict(best)
         _, test_error = self.evaluate(self.test)

@@ -211,7 +211,8 @@ def open_job(tool: str, flags: Sequence[str], open_subject: Callable[..., Subjec
         raise UsageError(f"--method dense takes up to {MOST_DENSE} weights, {first.run.path} has {size(params)}")
     arguments = {name: getattr(args, name) for name in flags}
     made_with = {f"--{name}": value for name, value in arguments.items()}
-    made_with |= {"tool": tool, "data": first.data, "weights": sums}
+    data = {"connectivity": lambda: first.along_path().data, "similarity": lambda: "test inputs"}
+    made_with |= {"tool": tool, "data": data.get(tool, lambda: first.data)(), "weights": sums}
     name = args.name or tool
     if tool == "connectivity" and not args.name:
         other = "-".join(subjects[1].run.key.folder().parts[1:])

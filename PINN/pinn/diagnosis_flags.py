@@ -82,6 +82,8 @@ def landscape_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add("--radius", type=float, default=0.5, help="of the plane, in units of the directions"),
         add("--grid", type=int, default=51, help="points a side, odd"),
         add("--line_points", type=int, default=201, help="points of a line, odd"),
+        add("--precision", choices=("float64", "float32"), default="float64", help="of the Hessian whose eigenvectors "
+            "are the directions; losses are of the precision of the training"),
         add("--seed", type=int, default=0, help="of random directions and of Lanczos"),
     ]
 

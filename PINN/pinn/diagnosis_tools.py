@@ -77,6 +77,7 @@ def hessian(job: Job) -> None:
         if are_finite(params):
             dense = args.method == "dense" or args.method == "auto" and size(params) <= DENSE
             total = size(params) if dense else args.probes * args.iterations + args.trace_samples + 2 * args.top
+            total += len(subject.restrictions) * args.iterations
             product = product_of(job, subject, params, total)
             loss = subject.losses(params).item()
             found = spectrum(product, size(params), like=params[0], method=args.method, top=args.top,
@@ -191,13 +192,13 @@ def find_directions(job: Job, params: Sequence[Tensor]) -> tuple[Tensor, np.ndar
     if args.directions == "random":
         found, pairs = random_directions(params, 2, args.seed), np.zeros((2, 0))
     else:
-        double = job.open(job.run.path, args, torch.float64)
-        precise = double.weights(args.at)
+        curved = job.open(job.run.path, args, getattr(torch, args.precision))
+        precise = curved.weights(args.at)
         if size(precise) < 2:
             raise UsageError(f"{job.run.path}: a plane takes two weights or more")
-        product = product_of(job, double, precise, 105)
+        product = product_of(job, curved, precise, 105)
         top = spectrum(product, size(precise), like=precise[0], method="lanczos", top=2, iterations=100, probes=1,
-                       trace_samples=1, chunk=double.chunk, seed=args.seed)
+                       trace_samples=1, chunk=curved.chunk, seed=args.seed)
         if not top.finite:
             raise UsageError(f"{job.run.path}: the Hessian of its {args.at} weights is not finite: it has no "
                              "eigenvectors; --directions random needs none")
@@ -290,7 +291,7 @@ def connectivity(job: Job) -> None:
     names = differing(job.subjects)
     ends = tuple(f"{letter} ({name})" for letter, name in zip("AB", names, strict=True))
     figure = draw_path(first.title, t, losses, errors, path.loss_name, path.error_name, ends)
-    job.write(arrays, figure, a=str(first.run.key.folder()), b=str(second.run.key.folder()), path_data=path.data,
+    job.write(arrays, figure, a=str(first.run.key.folder()), b=str(second.run.key.folder()),
               ends={"loss": losses["chord"][[0, -1]], "error": errors["chord"][[0, -1]]}, paths=paths,
               training=training(list(curves)[1:], np.array(trace)))
     for name, found in paths.items():

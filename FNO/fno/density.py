@@ -1,0 +1,145 @@
+# Twin of PINN/pinn/density.py - edit there and run: python experiments/twins.py --fix
+"""The spectral density of a matrix by stochastic Lanczos quadrature, and the share of eigenvalues in an interval.
+
+    (1/p) sum_i f(lambda_i) = E[v' f(A) v] ~ mean over probes of sum_k w_k f(theta_k)
+
+with nodes theta_k and weights w_k of Gauss quadratures (spectrum.py makes them), which are exact for polynomials up to
+degree 2 m - 1 (Ubaru, Chen and Saad 2017, SIAM J. Matrix Anal. Appl. 38, 1075).
+
+    share = density.mass_below(-1e-6 * norm)                   share.value, share.error, share.least, share.most
+    grid = density.grid()
+    curve = density.curve(grid, density.variance())            integral 1
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A mean over independent probes and its standard error: NaN for a single probe, 0 where nothing is sampled."""
+
+    value: float
+    error: float
+
+
+class Mass(NamedTuple):
+    """A share of the eigenvalues: mean over the probes, its standard error, and what Lanczos can tell at all.
+
+    Sampling apart, the share lies between least and most, the bounds of Chebyshev, Markov and Stieltjes: no others
+    follow from the same products. Where they are far apart, inside an unresolved cluster, the mean says nothing.
+    """
+
+    value: float
+    error: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Density:
+    """The share of eigenvalues by their size: Gauss quadratures of independent probes, or all eigenvalues.
+
+    nodes: (probes, m) float64, ascending, then NaN where a probe ended before m, which makes it exact for its start.
+    weights: (probes, m) float64, those of a probe sum to 1; 0 at NaN.
+    ends: (probes, m) beta_m S_mk sign(S_1k), in magnitude the residuals of the Ritz vectors; 0 where a probe is exact.
+    exact: the nodes are all the eigenvalues, with weights 1 / p, in one row.
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    ends: np.ndarray
+    exact: bool = False
+
+    @classmethod
+    def of(cls, rules: Sequence[np.ndarray], m: int) -> "Density":
+        """From nodes, weights and ends of each probe, (3, k) with k at most m."""
+        arrays = np.zeros((3, len(rules), m))
+        arrays[0] = np.nan
+        for row, rule in enumerate(rules):
+            arrays[:, row, : rule.shape[1]] = rule
+        return cls(*arrays)
+
+    def _mean(self, each: np.ndarray) -> Estimate:
+        """Mean of a number a probe, (probes,)."""
+        error = 0.0 if self.exact else each.std(ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
+        return Estimate(float(each.mean()), float(error))
+
+    def _up_to(self, x: float, inclusive: bool) -> np.ndarray:
+        """Weight of the nodes below x (or at it), and the least and the most that it can stand for, (3, probes)."""
+        x = np.nextafter(x, math.inf if inclusive else -math.inf)
+        return np.array([_weight_below(x, *row) for row in zip(self.nodes, self.weights, self.ends, strict=True)]).T
+
+    def mass_below(self, x: float) -> Mass:
+        """Share of eigenvalues below x."""
+        value, least, most = self._up_to(x, False)
+        return Mass(*self._mean(value), float(least.mean()), float(most.mean()))
+
+    def mass_within(self, x: float) -> Mass:
+        """Share of eigenvalues of magnitude at most x."""
+        (value, least, most), (before, before_least, before_most) = self._up_to(x, True), self._up_to(-x, False)
+        least, most = (least - before_most).clip(0), most - before_least
+        return Mass(*self._mean(value - before), float(least.mean()), float(most.mean()))
+
+    def moment(self, k: int) -> Estimate:
+        """Mean of lambda^k over all eigenvalues, tr(A^k) / p."""
+        return self._mean(np.where(np.isnan(self.nodes), 0.0, self.weights * self.nodes**k).sum(1))
+
+    def trace(self, p: int) -> Estimate:
+        """Trace of A: p times the mean eigenvalue. Plain Hutchinson, far less precise than `deflated_trace`."""
+        return Estimate(*(p * x for x in self.moment(1)))
+
+    @property
+    def ritz_values(self) -> int:
+        """Number of nodes, over all probes."""
+        return int((~np.isnan(self.nodes)).sum())
+
+    @property
+    def ritz_negative_share(self) -> float:
+        """Share of nodes below zero, not weighted.
+
+        Published as the share of negative eigenvalues, which it is not: where many eigenvalues lie about zero, few
+        nodes stand for them. Of all eigenvalues (exact) it counts the sign of rounding.
+        """
+        return float((self.nodes < 0).sum() / self.ritz_values)
+
+    def variance(self, q: float = 5e-5) -> float:
+        """Variance of the Gaussian that smooths the curve, q max(1, range of the nodes): sd 0.7 for a range of 1e4."""
+        return q * max(1.0, float(np.nanmax(self.nodes) - np.nanmin(self.nodes)))
+
+    def grid(self, points: int = 100_000, q: float = 5e-5) -> np.ndarray:
+        """Evenly spaced abscissas of a curve, 6 sd beyond all nodes (published: 1e-3, which halves the outer peaks)."""
+        margin = 6 * math.sqrt(self.variance(q))
+        return np.linspace(np.nanmin(self.nodes) - margin, np.nanmax(self.nodes) + margin, points)
+
+    def curve(self, grid: np.ndarray, variance: float) -> np.ndarray:
+        """Density smoothed by a Gaussian, at ascending abscissas finer than its sd; its integral over them is 1."""
+        density, there = np.zeros(len(grid)), self.weights > 0
+        for node, weight in zip(self.nodes[there], self.weights[there], strict=True):
+            near = slice(*np.searchsorted(grid, [node - 9 * math.sqrt(variance), node + 9 * math.sqrt(variance)]))
+            density[near] += weight * np.exp(-((grid[near] - node) ** 2) / (2 * variance))
+        return density / np.trapezoid(density, grid)
+
+
+def _weight_below(x: float, nodes: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> tuple[float, float, float]:
+    """Weight of one quadrature's nodes below x, and bounds of what is below x of any measure that has this quadrature.
+
+    They are the weights without and with the node at x of the Gauss-Radau rule with one node more, at x (Golub and
+    Meurant 2010, Matrices, Moments and Quadrature, section 6.2): T has one row more, with the corner that makes x an
+    eigenvalue. Eigenvalues interlace, so that as many are below x as there are nodes below x.
+    """
+    nodes, weights, ends = (array[~np.isnan(nodes)] for array in (nodes, weights, ends))
+    count = int((nodes < x).sum())
+    value = weights[:count].sum()
+    if not ends.any():
+        return value, value, value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corner = x - np.where(ends == 0, 0.0, ends**2 / (x - nodes)).sum()
+    limit = 1e8 * max(abs(x), np.abs(nodes).max(), np.abs(ends).max())  # next to a node: beyond it rounding takes over
+    bordered = np.diag(np.append(nodes, np.clip(corner, -limit, limit)))
+    bordered[-1, :-1] = bordered[:-1, -1] = ends
+    sums = np.cumsum((np.sqrt(weights) @ np.linalg.eigh(bordered).eigenvectors[:-1]) ** 2)
+    return value, sums[count - 1] if count else 0.0, sums[count]
