@@ -2,6 +2,7 @@
 
     python experiments/figures.py 3
     python experiments/figures.py 3 --models PINN --strategies lbfgs alm mine
+    python experiments/figures.py 5 6
     python experiments/figures.py all --scale paper --thresholds table5 --out /tmp/figures
 
 Figures 1, 2, 3, 8, 9 and 10 are regime maps; 4 is the relative improvement of NNCG over L-BFGS (Eq. 23). Each is
@@ -12,8 +13,10 @@ Figure 3, which compares strategies of one system, comes with more:
     figure_3_positions   where these boundaries lie, with bootstrap intervals over seeds
     figure_3_wins.csv, figure_3_paired.csv   who is best in how many cells; each strategy against L-BFGS, cell by cell
 
-and figure 4 with figure_4_mean_of_ratios. Runs come from results folders, tables (results.csv) or both; which there
-should be, from the sweep scripts. Exit code 0: something was drawn; 1: no run for any figure asked for; 2: bad input.
+and figure 4 with figure_4_mean_of_ratios. Figures 5, 6, 7 and 11 to 16 are of loss landscapes: drawn from what
+diagnose.py of the modules left in run folders, with what the paper says that they show beside what they show
+(figure_N_checks.csv). Runs come from results folders, tables (results.csv) or both; which there should be, from the
+sweep scripts and landscapes.sh. Exit code 0: something was drawn; 1: no run for any figure asked for; 2: bad input.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from analysis import (
     figure_tables,
     improvement,
     labels,
+    landscape_figures,
     paired,
     positions,
     style,
@@ -52,6 +56,7 @@ from analysis.expected import EXPERIMENTS, Expected
 from analysis.figure_improvement import Pair
 from analysis.figure_maps import Choice, RegimeMap
 from analysis.figure_specs import FIGURES, RESULTS, FigureSpec, comparing
+from analysis.landscape_figures import FIGURES as LANDSCAPES
 from analysis.maps import number_in, threshold_choice
 from analysis.thresholds import Thresholds
 
@@ -96,9 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     parser = _build_parser()
     args = parser.parse_args(argv)
-    numbers = sorted(FIGURES if "all" in args.figures else {int(n) for n in args.figures})
+    asked_for = {*FIGURES, *LANDSCAPES} if "all" in args.figures else {int(n) for n in args.figures}
+    numbers = sorted(asked_for & FIGURES.keys())
     _check(args, numbers, parser)
-    runs = _load(args, parser)
+    loaded: dict[Path, tuple[list[Run], list[Path]]] = {}
+    runs = [run for run, _ in _load(args, RESULTS, loaded, parser)] if numbers else []
     asked: dict[tuple[str, str, str], Expected] = {}
     try:
         specs = FIGURES | {3: comparing(args.models, args.strategies)}
@@ -115,18 +122,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"--out: cannot write into {args.out}: {error.strerror}")
         else:
             print("  nothing to draw")
-    return 0 if any(plan.drawable for plan in plans) else 1
+    drawn = any(plan.drawable for plan in plans)
+    if landscapes := sorted(asked_for & LANDSCAPES.keys()):
+        folders = _load(args, landscape_figures.RESULTS, loaded, parser)
+        drawn |= any([_landscape(number, folders, args, parser) for number in landscapes])
+    return 0 if drawn else 1
 
 
 def _build_parser() -> _Parser:
     parser = _Parser(description="Draw the paper's figures of regimes from finished runs.", allow_abbrev=False)
     add = parser.add_argument
-    names = [*map(str, FIGURES), "all"]
+    names = [*map(str, sorted({*FIGURES, *LANDSCAPES})), "all"]
     add("figures", nargs="+", choices=names, metavar="N", help=f"figures: {', '.join(names)}")
     add("--scale", choices=SCALES, default="laptop", help="grid that is expected, as of the sweeps; default laptop")
     add("--results", nargs="+", type=Path, metavar="FOLDER_OR_CSV",
         help="results folders or tables (results.csv); default: results/pinn_SCALE and those of node, pino, "
-        "fno that exist")  # fmt: skip
+        "fno, and for figures of landscapes landscapes, pinn, fno, cnn, that exist")  # fmt: skip
     add("--out", type=Path, default=EXPERIMENTS.parent / "results/figures", help="folder; default results/figures")
     add("--thresholds", type=threshold_choice, default="percentile",
         help="percentile (default): of each map; common: one pair for all strategies of a system; "
@@ -148,6 +159,8 @@ def _check(args: argparse.Namespace, numbers: Sequence[int], parser: _Parser) ->
         parser.error("--perturbation: percentile is allowed with --thresholds percentile only")
     if args.perturbation and numbers == [4]:
         parser.error("--perturbation: figure 4 has no perturbed boundaries")
+    if not numbers and (args.perturbation or args.thresholds != "percentile"):
+        parser.error(f"--{'perturbation' if args.perturbation else 'thresholds'}: goes with regime maps only")
     if args.base and 4 not in numbers:
         parser.error("--base: goes with figure 4 only")
     if (args.models or args.strategies) and 3 not in numbers:
@@ -165,30 +178,66 @@ def _strategy(text: str) -> str:
     return text
 
 
-def _load(args: argparse.Namespace, parser: _Parser) -> list[Run]:
-    """Return the runs of all folders and tables; a folder without run folders may hold a results.csv instead."""
+def _load(
+    args: argparse.Namespace, defaults: Sequence[str], loaded: dict[Path, tuple[list[Run], list[Path]]],
+    parser: _Parser,
+) -> list[tuple[Run, Path]]:  # fmt: skip
+    """Return the runs of all folders and tables with their folders; a folder without runs may hold a results.csv.
+
+    Args:
+        args: the command line.
+        defaults: results folders less _SCALE, where none is named.
+        loaded: runs and folders by path, of earlier calls; those that are read now are added.
+        parser: exits when something cannot be read.
+    """
     chosen = args.results
     if chosen is None:
-        chosen = [EXPERIMENTS.parent / f"results/{name}_{args.scale}" for name in RESULTS]
+        chosen = [EXPERIMENTS.parent / f"results/{name}_{args.scale}" for name in defaults]
         chosen = [path for path in chosen if path.is_dir()]
-    runs: list[Run] = []
     for path in chosen:
-        if not path.exists():
-            parser.error(f"--results: no such folder or results.csv: {path}")
-        notes, found = "", []
-        if path.is_dir():
-            folder = collect.collect(path)
-            found = folder.runs
-            notes = f", {len(folder.unfinished)} unfinished, {len(folder.corrupt)} unreadable"
-        table = path if path.is_file() else path / "results.csv"
-        if not found and table.is_file():
-            try:
-                found, notes = collect.read_csv(table), ""
-            except (ValueError, OSError) as error:
-                parser.error(f"--results: {table} is not a table of runs: {error}")
-        print(f"{path}: {len(found)} runs{notes}")
-        runs += [replace(run, path=f"{table if not notes else path}: {run.path}") for run in found]
-    return runs
+        if path not in loaded:
+            loaded[path] = _read_runs(path, parser)
+    return [pair for path in chosen for pair in zip(*loaded[path])]
+
+
+def _read_runs(path: Path, parser: _Parser) -> tuple[list[Run], list[Path]]:
+    """Return the runs of a folder or table, their paths made distinct, and their folders."""
+    if not path.exists():
+        parser.error(f"--results: no such folder or results.csv: {path}")
+    notes, found = "", []
+    if path.is_dir():
+        folder = collect.collect(path)
+        found = folder.runs
+        notes = f", {len(folder.unfinished)} unfinished, {len(folder.corrupt)} unreadable"
+    table = path if path.is_file() else path / "results.csv"
+    if not found and table.is_file():
+        try:
+            found, notes = collect.read_csv(table), ""
+        except (ValueError, OSError) as error:
+            parser.error(f"--results: {table} is not a table of runs: {error}")
+    print(f"{path}: {len(found)} runs{notes}")
+    source = path if notes else table
+    return ([replace(run, path=f"{source}: {run.path}") for run in found],
+            [(path if notes else table.parent) / run.path for run in found])  # fmt: skip
+
+
+def _landscape(number: int, runs: list[tuple[Run, Path]], args: argparse.Namespace, parser: _Parser) -> bool:
+    """List, draw and judge one figure of landscapes; returns whether there was something to draw."""
+    try:
+        plan = landscape_figures.plan(number, runs, args.scale)
+        print("\n" + "\n".join(plan.list(args.scale)))
+        if not plan.drawable:
+            print("  nothing to draw")
+            return False
+        with style.in_print():
+            written = plan.write(args.out, args.dpi)
+    except ValueError as error:
+        parser.error(f"--results: {error}")
+    except OSError as error:
+        parser.error(f"--out: cannot write into {args.out}: {error.strerror}")
+    print("\n".join(plan.says()))
+    print("  wrote " + ", ".join(path.name for path in written) + f" into {args.out}")
+    return True
 
 
 def _plan(

@@ -65,7 +65,7 @@ def ask(panel: Panel, scale: str, experiments: Path = EXPERIMENTS) -> Expected:
     if not (experiments / script).is_file():
         return Expected(script, chosen, problem=f"{panel.model} is not in the repository yet", exists=False)
     settings = dict(word.split("=") for word in chosen.split())
-    lines, problem = _print_tasks(script, settings | {"SCALE": scale}, experiments)
+    lines, problem = print_tasks(script, settings | {"SCALE": scale}, experiments)
     cells = [cell for run in expected_runs(filter(None, map(parse_line, lines))) if (cell := parse_cell(run))]
     cells = [cell for cell in cells if (cell.system, cell.strategy) == (panel.system, panel.strategy)]
     if not cells:
@@ -74,7 +74,7 @@ def ask(panel: Panel, scale: str, experiments: Path = EXPERIMENTS) -> Expected:
     return Expected(script, chosen, keys, cells[0].physical_name, cells[0].data_name)
 
 
-def _print_tasks(script: str, settings: Mapping[str, str], experiments: Path) -> tuple[list[str], str]:
+def print_tasks(script: str, settings: Mapping[str, str], experiments: Path) -> tuple[list[str], str]:
     """Return what the script prints with LAUNCH=print, and its complaint ("" if it has none)."""
     requirements = (experiments.parent / "requirements.txt").read_text(encoding="utf-8")
     needed = re.findall(r"^([\w.-]+)==", requirements.partition("# test")[0], re.M)
@@ -148,7 +148,7 @@ def commands(gaps: Iterable[tuple[Expected, int]], scale: str, experiments: Path
     lines = []
     for (script, where, strategies), counts in calls.items():
         words = [_setting(where, [system for system, _, _ in counts])] if where in SEVERAL else [where] * bool(where)
-        words += [_setting("OPT", strategies), f"SCALE={scale} bash {shlex.quote(_shortest(experiments / script))}"]
+        words += [_setting("OPT", strategies), f"SCALE={scale} bash {shlex.quote(shortest(experiments / script))}"]
         gone, total = (sum(numbers) for numbers in list(zip(*counts))[1:])
         lines.append(f"{' '.join(words)}   # {gone} of {total} runs missing")
     return lines
@@ -158,7 +158,7 @@ def _setting(name: str, values: Sequence[str]) -> str:
     return f'{name}="{" ".join(values)}"' if len(values) > 1 else f"{name}={values[0]}"
 
 
-def _shortest(path: Path) -> str:
+def shortest(path: Path) -> str:
     """Return the path from the working directory, or from the root where that is shorter."""
     return min(os.path.relpath(path), str(path), key=len)
 

@@ -177,7 +177,7 @@ def test_command_without_runs_still_lists_the_commands(away: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["5"], "N: invalid choice: '5'"),
+        (["17"], "N: invalid choice: '17'"),
         ([], "the following arguments are required: N"),
         (["2", "--scale", "large"], "--scale: invalid choice"),
         (["2", "--results", "nowhere"], "--results: no such folder or results.csv: nowhere"),
