@@ -63,8 +63,8 @@ def predict(model: FNO2d, params: Sequence[Tensor], f: Tensor, coefficients: Ten
 
 
 def probe(settings: Settings, count: int = PROBE) -> tuple[Samples, int]:
-    """`count` rows of the training file, evenly spaced, and how many of them are not among the run's samples."""
-    samples, rows = spread(settings, settings.files.train, count)
+    """`count` rows of the training file (or all), evenly spaced, and how many of them are not among the run's."""
+    samples, rows = spread(settings, settings.files.train, min(count, settings.files.train.rows))
     subsample = settings.config.subsample
     return samples, int(((rows % subsample > 0) | (rows >= settings.n * subsample)).sum())
 

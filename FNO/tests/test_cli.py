@@ -143,7 +143,7 @@ CHANGES = ["--subsample 4", "--seed 1", "--lr 0.01", "--batch_size 4", "--max_ep
            "--loss_style relative", "--optimizer sgd", "--scheduler none", "--no-shuffle", "--precision float64",
            "--spectral fft"]
 ELSEWHERE = ("--yaml_config --config --data_dir --generate --root_dir --run_num --device --budget --force --log_every "
-             "--save_model --checkpoint_every --val_every --wandb --wandb_project --help")
+             "--hessian_every --save_model --checkpoint_every --val_every --wandb --wandb_project --help")
 
 
 def test_every_flag_acts(data: Path, tmp_path: Path) -> None:

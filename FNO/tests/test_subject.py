@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     small.make_data(folder / "data", ntrain=48, nval=16, ntest=8)
     yaml = small.write_yaml(folder / "tiny.yaml", mode_cut=1, embed_cut=2, max_epochs=3)
-    for flags in (["--subsample", 2, "--seed", 0, 1], ["--subsample", 4, "--seed", 0]):
+    for flags in (["--subsample", 2, "--seed", 0, 1, "--hessian_every", 2], ["--subsample", 4, "--seed", 0]):
         done = small.call("--yaml_config", yaml, "--config", "tiny", "--data_dir", folder / "data", "--root_dir",
                           folder / "runs", *flags, cwd=folder)
         assert done.returncode == 0, done
@@ -113,6 +113,10 @@ def test_what_training_recorded(home: Path) -> None:
     assert found.errors(best).item() == result["test_error"]
     both = [torch.cat(pair) for pair in zip(initial, final, strict=True)]
     assert found.losses(both).tolist() == [found.losses(initial).item(), found.losses(final).item()]
+    probed = opened(home, dtype=DOUBLE, probe=48)
+    weights = probed.weights("final")
+    plain = torch.func.hessian(lambda w: plain_loss(probed, w))(flatten(weights, weights)[0])
+    assert result["metrics"]["lambda_max"] == pytest.approx(torch.linalg.eigvalsh(plain)[-1].item(), rel=1e-3)
     path = found.along_path()
     assert path.losses(final).item() == result["metrics"]["train_objective"] and "24 of the 24" in path.data
     assert path.errors(final).item() == result["metrics"]["test_error_last"] and len(path.test) == 8

@@ -147,6 +147,25 @@ def test_is_a_plain_torch_loop(cell: Any, flags: list[str], scale: float | None)
     assert result["iterations"] == 4 * 3 and result["status"] == "finished"
 
 
+def test_curvature_changes_nothing_else(cell: Any) -> None:
+    """Lines of their own for epochs 0 and 3, and the last; the same run otherwise, also interrupted in between."""
+    plain = trained(cell("--log_every", "2"))
+    watched = trained(cell("--log_every", "2", "--hessian_every", "3", "--force"), steps=2)
+    assert [(row["epoch"], bool(row["lambda_max"])) for row in watched["history"]] == [
+        ("0", True), ("2", False), ("3", True), ("4", True)]
+    values = [float(row["lambda_max"]) for row in watched["history"] if row["lambda_max"]]
+    assert min(values) > 2 * 16**2 and watched["metrics"]["lambda_max"] == values[-1] != values[0]
+    names = ("lambda_max", "lambda_max_residual")
+    for row in watched["history"]:
+        assert not row["lambda_max"] or 0 <= float(row[names[1]]) <= 1e-3 * float(row[names[0]])
+        for name in names:
+            row.pop(name)
+    for name in names:
+        watched["metrics"].pop(name)
+    watched["history"] = [row for row in watched["history"] if row["epoch"] in ("2", "4")]
+    assert watched == plain
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
 def test_interrupted_after_any_step_it_ends_in_the_same_bits(cell: Any, steps: int) -> None:
     """Three steps an epoch: the checkpoints lie within epochs and at their ends, before and after validations."""
