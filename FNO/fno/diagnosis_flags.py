@@ -95,8 +95,9 @@ def connectivity_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]
     return [
         add("--curves", nargs="+", choices=tuple(KINDS), default=list(KINDS), help="trained beside the chord"),
         add("--bends", type=int, default=1, help="control points between the ends; 1: a quadratic Bezier curve"),
-        add("--steps", type=int, default=2000, help="Adam steps"),
-        add("--lr", type=float, default=1e-3, help="learning rate of Adam"),
+        add("--steps", type=int, default=4000, help="Adam steps"),
+        add("--lr", type=float, default=3e-3, help="learning rate of Adam; falls to a hundredth in the second "
+            "half"),
         add("--points", type=int, default=61, help="points of a path at which loss and test error are evaluated"),
         add("--seed", type=int, default=0, help="of the points trained at"),
     ]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What --hessian_every log costs a PINN: 2000 iterations of L-BFGS on 1D convection, with and without it.
 
-Both are trained in turns, so that a busy machine slows them alike; the table has medians of the seconds of a training
-and the median of the ratios of neighbours. Of the 20 log-spaced times those that fall into one call of L-BFGS (20
+Both are trained in turns; the table has medians of the seconds of a training, of the processor on a CPU, so that other
+work on the machine counts little, and the median of the ratios of neighbours. Of the 20 log-spaced times those that fall into one call of L-BFGS (20
 iterations) are one measurement.
 
     python experiments/benchmarks/hessian_every.py                             # about 7 minutes on two cores
@@ -29,9 +29,10 @@ def seconds(size: int, arguments: argparse.Namespace, times: str) -> tuple[float
             "--pde", "convection", "--pde_params", json.dumps({"beta": arguments.betas}), "--num_res", str(size),
             "--iterations", str(arguments.iterations), "--initial_seed", "0", "--device", arguments.device,
             "--log_every", str(arguments.iterations), "--hessian_every", times, "--save_path", folder])
-        start = time.perf_counter()
+        clock = time.process_time if settings[0].device.type == "cpu" else time.perf_counter
+        start = clock()
         train(settings[0], settings[0].runs(physical, seeds))
-        spent = time.perf_counter() - start
+        spent = clock() - start
         results = [json.loads(path.read_text())["iterations"] for path in Path(folder).rglob("metrics.json")]
         history = next(Path(folder).rglob("history.csv")).read_text().splitlines()
     column = history[0].split(",").index("lambda_max") if "lambda_max" in history[0] else None
