@@ -45,6 +45,9 @@ def train(settings: Settings, runs: Sequence[Run], world: World) -> int:
     waiting = world.share(lambda: settings.force or not all(run.is_done() for run in runs))
     data = settings.load() if waiting else ()  # before any folder is made: broken data leave no trace
     code, chosen = world.share(lambda: claim(settings, runs))
+    if world.first and settings.hessian_every and any(run.is_done() for run in runs):
+        print("finished runs get no lambda_max along training; diagnose.py hessian computes it for their weights",
+              file=sys.stderr)
     if not chosen:
         return code
     keep_freed_memory()
@@ -216,6 +219,7 @@ class Trainer:
             if objective < self.best["loss"]:
                 self.best = {"epoch": self.epoch, "loss": objective, "error": error,
                              "model": copy.deepcopy(self.model.state_dict())}
+        self.last = {name: value for name, value in self.last.items() if not name.startswith("lambda_max")}
         self.last |= {name: value for name, value in line.items() if value is not None}
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now

@@ -102,6 +102,7 @@ class Objective:
         on_cpu = torch.device(device).type == "cpu"
         self.points_a_block = 2**15 if on_cpu else 2**22
         self.group_size: int | None = None
+        self.graph_size: int | None = None
         self.density: Density = self.soft_density
         self.batches: Tensor | None = None
         self.offsets: Tensor | None = None

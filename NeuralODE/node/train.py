@@ -13,7 +13,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from .strategies.base import Stage
 
 WRITERS = 8  # files written at a time: most of the time goes by waiting for the disk
 SPARING = 20  # a checkpoint that took t seconds is not repeated before SPARING t have passed
+CURVATURE = "finished runs get no lambda_max along training; diagnose.py hessian computes it for their weights"
 BUSY = 3  # exit code: nothing failed, but another process holds some of the runs
 
 
@@ -44,6 +45,8 @@ def train(settings: Settings, runs: Sequence[Run]) -> int:
     """
     check(settings, runs)
     ours, busy = begin(runs, settings.force, settings.label)
+    if settings.hessian_every and any(run.is_done() for run in runs):
+        print(CURVATURE, file=sys.stderr)
     code = BUSY if busy else 0
     keep_freed_memory()
     with Signals() as signals:
@@ -116,6 +119,8 @@ class Counters:
     reason: str = "budget"
     logged: int = -1  # the iteration of the last row in history.csv
     marks: dict[str, float] = field(default_factory=dict)  # loss and error at the ends of stages
+    curvature: dict[str, float] = field(default_factory=dict)  # the last that was computed
+    curved: int = -1  # the iteration at which it was
 
     @property
     def total(self) -> int:
@@ -161,13 +166,13 @@ class Group:
                     self.strategy.advance(self.stage)
                     if stage.restores:  # other weights at the same iteration: one more line
                         for counter in self.counters:
-                            counter.logged = -1
+                            counter.logged = counter.curved = -1
                     self.optimizer = stage.build(self.params)
                 self.strategy.enter(self.stage)
                 if not resumed and self.stage == 0:
                     for run in self.runs:  # killed within the first real checkpoint, all begin anew together
                         run.save((0, 0), {})
-                    self.log(range(len(self.rows)), curved=True)
+                    self.log(range(len(self.rows)), curved=range(len(self.rows)))
                 resumed = False
                 while self.active(stage).any():
                     self.step(stage)
@@ -194,7 +199,7 @@ class Group:
         """One call of the optimizer for all active rows, then bookkeeping."""
         active, optimizer = self.active(stage), self.optimizer
         running = active.nonzero().flatten().tolist()
-        before = min(self.counters[r].total for r in running)
+        before = [counter.total for counter in self.counters]
         self.strategy.before_step(active)
         optimizer.active = active
         if hasattr(optimizer, "limit"):
@@ -209,16 +214,7 @@ class Group:
             self.count(r, loss, now - self.clock, last=self.steps == stage.steps)
         self.calls.zero_()
         self.clock = now
-        trace, every = self.strategy.trace(losses), self.settings.log_every
-        now = min(self.counters[r].total for r in running)
-        curved = self.settings.hessian_every.due(before, now, max(self.lengths))
-        if curved or before // every < now // every:
-            self.log(running, trace, curved)
-        elif trace:
-            going = self.active(stage)
-            self.write_lines([r for r in running if going[r]], {}, trace)
-            if ended := [r for r in running if not going[r]]:
-                self.log(ended, trace)
+        self.log_step(running, before, self.strategy.trace(losses))
         self.show(losses)
 
     def closure(self, optimizer: torch.optim.Optimizer):
@@ -272,11 +268,25 @@ class Group:
 
     # Records ----------------------------------------------------------------------------------------------------
 
+    def log_step(self, running: Sequence[int], before: Sequence[int], trace: Mapping[str, Sequence[float]]) -> None:
+        """Append a line for those that made a step, from iteration `before`, where it is time, or there is a trace."""
+        every, times = self.settings.log_every, self.settings.hessian_every
+        curved = [r for r in running if times.due(before[r], self.counters[r].total, self.lengths[r])]
+        if min(before[r] for r in running) // every < min(self.counters[r].total for r in running) // every:
+            whole = running
+        else:
+            going = self.active(self.stages[self.stage])
+            whole = [r for r in running if r in curved or trace and not going[r]]
+        if whole:
+            self.log(whole, trace, curved)
+        if trace:
+            self.write_lines([r for r in running if r not in whole], {}, trace)
+
     def log(self, rows: Sequence[int], trace: Mapping[str, Sequence[float]] | None = None,
-            curved: bool = False) -> dict[str, list[float]]:
+            curved: Collection[int] = ()) -> dict[str, list[float]]:
         """Append a line to the histories of these rows, with the `trace` of a step; returns the columns, (R,) each.
 
-        Where it is asked for, those at the end of a run get their highest curvature as well, all of them if `curved`.
+        Those in `curved` get their highest curvature as well, and where it is asked for those at the end of a run.
         """
         wanted = torch.tensor(list(rows))  # only these: rounding depends on the company
         columns = self.objective.columns(self.params, wanted)
@@ -287,19 +297,21 @@ class Group:
         if self.settings.hessian_every:
             going = self.active(self.stages[self.stage])
             final = [not going[r] and any(end == self.stage for _, end in row.runs) for r, row in enumerate(self.rows)]
-            extra |= self.curvature([r for r in rows if (curved or final[r])
+            extra |= self.curvature([r for r in rows if (r in curved or final[r])
                                      and self.counters[r].logged != self.counters[r].total])
         self.write_lines(rows, columns, extra)
         return columns
 
     def curvature(self, rows: Sequence[int]) -> dict[str, list[float | str]]:
         """Columns with the highest eigenvalue of the Hessian of the training loss and its residual, "" elsewhere."""
-        for group in torch.tensor(rows, dtype=torch.int64).split(self.objective.group_size or len(self.rows)):
+        for group in torch.tensor(rows, dtype=torch.int64).split(self.objective.graph_size or len(self.rows)):
             if len(group):
                 top = lambda_max(self.objective.training_losses(self.params, group), self.params, group)
                 for r, value, residual in zip(group.tolist(), top.value.tolist(), top.residual.tolist(), strict=True):
-                    self.counters[r].marks |= {"lambda_max": value, "lambda_max_residual": residual}
-        return {name: [self.counters[r].marks[name] if r in rows else "" for r in range(len(self.rows))]
+                    counter = self.counters[r]
+                    counter.curvature = {"lambda_max": value, "lambda_max_residual": residual}
+                    counter.curved = counter.total
+        return {name: [self.counters[r].curvature[name] if r in rows else "" for r in range(len(self.rows))]
                 for name in ("lambda_max", "lambda_max_residual")}
 
     def write_lines(self, rows: Sequence[int], columns: Mapping[str, Sequence[float]],
@@ -317,7 +329,8 @@ class Group:
                 if end >= self.stage and k not in self.failed and not self.runs[k].is_done():
                     hidden = self.strategy.last_stage_only if end > self.stage else ()
                     self.runs[k].log(line | dict.fromkeys(hidden, ""))
-                    self.wandb.log(self.runs[k], {name: line[name] for name in line.keys() - {*hidden}})
+                    self.wandb.log(self.runs[k], {name: line[name] for name in line.keys() - {*hidden}
+                                                  if line[name] != ""})
 
     def finish(self, ending: Sequence[tuple[int, int]], columns: dict[str, list[float]]) -> None:
         """Write the final records of (row, run) pairs."""
@@ -328,6 +341,7 @@ class Group:
             metrics = {name: column[r] for name, column in columns.items()}
             result = {name: metrics.pop(name) for name in ("train_loss", "test_error")}
             metrics |= {"runs_side_by_side": len(self.rows), **counter.marks}
+            metrics |= counter.curvature if counter.curved == counter.total else {}
             model = {"params": [p[r].detach().cpu().clone() for p in self.params], "config": run.config}
             try:
                 self.objective.write_files(run.path, r)

@@ -83,6 +83,8 @@ class Objective:
             self.runs_a_block -= self.runs_a_block % parallel
         #: Runs that an optimizer walks together: all on a GPU; 8 on a CPU, where they were faster than 4 or 1.
         self.group_size = None if torch.device(device).type == "cuda" else min(8, self.runs_a_block)
+        #: Runs whose graphs for Hessian products are held together: of about 10 GB on a GPU, by estimate.
+        self.graph_size = max(1, (2**18 if self.group_size is None else rows) // (n + len(conditions)))
         self.set_physical(physical)
 
     def set_physical(self, values: Sequence[float]) -> None:

@@ -17,6 +17,7 @@ from pinn.arguments import parse
 from pinn.files import UsageError
 from pinn.hessian import Times, flatten, gradients_of, hessian_product, lambda_max
 from pinn.strategies.base import Row
+from pinn.session import Signals
 from pinn.train import train
 
 TINY = "--budget smoke --num_res 30 --num_x 33 --num_t 11 --num_neurons 4 --num_layers 3 --device cpu"
@@ -72,8 +73,7 @@ def test_times_of_log() -> None:
             Times.parse(text)
 
 
-@pytest.mark.parametrize("strategy", ["lbfgs", "alm", "cl --cl_increment 1", "adam_lbfgs --opt_params '{\"lr\": 1}'",
-                                      "ropinn", "nncg"])
+@pytest.mark.parametrize("strategy", ["lbfgs", "alm", "cl --cl_increment 1", "ropinn", "nncg"])
 def test_along_training(strategy: str, tmp_path: Path) -> None:
     """Final values are those of the plain loss, whatever is minimised; weights and all other columns stay the same."""
     arguments = "--pde_params '{\"beta\": [1, 2]}' --num_res 30 --opt " + strategy
@@ -96,6 +96,30 @@ def test_along_training(strategy: str, tmp_path: Path) -> None:
         for line in same:
             kept = {key: value for key, value in line.items() if not key.startswith(("lambda_max", "seconds"))}
             assert kept.items() <= before[line["iteration"]].items()
+
+
+def test_none_of_the_way_is_left_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted, and gone on with without --hessian_every: there is no value of the final weights then."""
+    monkeypatch.setattr(Signals, "requested", property(lambda self: "SIGTERM", lambda self, value: None), raising=False)
+    arguments = [*shlex.split(TINY), "--opt", "adam", "--iterations", "6", "--pde_params", '{"beta": 2}',
+                 "--save_path", str(tmp_path)]
+    settings, physical, seeds = parse([*arguments, "--hessian_every", "1"])
+    assert train(settings[0], settings[0].runs(physical, seeds)) == 75
+    monkeypatch.undo()
+    settings, physical, seeds = parse(arguments)
+    assert train(settings[0], settings[0].runs(physical, seeds)) == 0
+    folder = next(tmp_path.rglob("metrics.json")).parent
+    assert [bool(line["lambda_max"]) for line in table(folder)] == [True, True, False]
+    assert "lambda_max" not in json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def test_times_are_those_of_each_row(tmp_path: Path) -> None:
+    """Rows of a curriculum differ in length; their times do not depend on each other."""
+    arguments = "--opt cl --cl_increment 1 --iterations 3 --hessian_every log:5 --opt_params '{\"inner\": \"adam\"}' "
+    alone = trained(arguments + "--pde_params '{\"beta\": 2.5}'", tmp_path / "alone")["beta_2.5"]
+    company = trained(arguments + "--pde_params '{\"beta\": [2.5, 9]}'", tmp_path / "company")["beta_2.5"]
+    times = [[line["iteration"] for line in table(folder) if line["lambda_max"]] for folder in (alone, company)]
+    assert times[0] == times[1] and len(times[0]) > 3
 
 
 def test_company_changes_nothing() -> None:

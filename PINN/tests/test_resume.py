@@ -28,7 +28,7 @@ BETAS = ["--pde_params", '{"beta": [2, 40]}']
 CASES: dict[str, list[str]] = {
     "adam": ["--opt", "adam", "--iterations", "12", *BETAS],
     "lbfgs": ["--opt", "lbfgs", "--iterations", "40", "--opt_params", '{"max_iter": 5}', *BETAS],
-    "adam_lbfgs": ["--opt", "adam_lbfgs", "--iterations", "25", *BETAS,
+    "adam_lbfgs": ["--opt", "adam_lbfgs", "--iterations", "25", *BETAS, "--hessian_every", "4",
                    "--opt_params", '{"adam_iterations": 5, "lbfgs_max_iter": 5}'],
     "nncg": ["--opt", "nncg", "--iterations", "7", *BETAS, "--opt_params",
              '{"adam_iterations": 4, "lbfgs_iterations": 8, "lbfgs_max_iter": 4, "rank": 5, "update_freq": 3}'],

@@ -36,7 +36,7 @@ class Objective:
         noted: more numbers for metrics.json.
     """
 
-    group_size = None
+    group_size = graph_size = None
 
     def __init__(self, model: nn.Module, train: Samples, test: Samples, weights: tuple[float, float], block: int,
                  graph_block: int, floors: np.ndarray | None = None,

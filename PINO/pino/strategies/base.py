@@ -31,6 +31,7 @@ class Objective(Protocol):
     """
 
     group_size: int | None  # rows that an optimizer should walk together, None: all
+    graph_size: int | None  # rows whose graphs for Hessian products should be held together, None: all
 
     def backward(self, params: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Losses (R,) of the wanted rows; their gradients are written to `.grad`."""
