@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pinn.arguments import parse
 from pinn.files import UsageError
 from pinn.hessian import Times, flatten, gradients_of, hessian_product, lambda_max
-from pinn.strategies.base import Row
 from pinn.session import Signals
+from pinn.strategies.base import Row
 from pinn.train import train
 
 TINY = "--budget smoke --num_res 30 --num_x 33 --num_t 11 --num_neurons 4 --num_layers 3 --device cpu"
