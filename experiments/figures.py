@@ -223,16 +223,14 @@ def _read_runs(path: Path, parser: _Parser) -> tuple[list[Run], list[Path]]:
 
 def _landscape(number: int, runs: list[tuple[Run, Path]], args: argparse.Namespace, parser: _Parser) -> bool:
     """List, draw and judge one figure of landscapes; returns whether there was something to draw."""
+    plan = landscape_figures.plan(number, runs, args.scale)
+    print("\n" + "\n".join(plan.list(named=args.results is not None)))
+    if not plan.drawable:
+        print("  nothing to draw")
+        return False
     try:
-        plan = landscape_figures.plan(number, runs, args.scale)
-        print("\n" + "\n".join(plan.list(args.scale)))
-        if not plan.drawable:
-            print("  nothing to draw")
-            return False
         with style.in_print():
             written = plan.write(args.out, args.dpi)
-    except ValueError as error:
-        parser.error(f"--results: {error}")
     except OSError as error:
         parser.error(f"--out: cannot write into {args.out}: {error.strerror}")
     print("\n".join(plan.says()))
@@ -300,8 +298,7 @@ def _list(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:
         print("  the missing runs are made by")
         print("\n".join(f"    {line}" for line in commands))
         if args.results:
-            print(f"  into folders below {EXPERIMENTS.parent / 'results'}, to be named in --results (no run may come "
-                  "twice), or with OUTDIR=FOLDER into one that is named, which gets only what it lacks")  # fmt: skip
+            print(f"  {expected.DESTINATION}")
 
 
 def _write(plan: Plan, runs: list[Run], args: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
-"""Commands one after another until one fails: a task of several commands, which ends as that one did.
+"""Commands one after another, also after one that fails: a task of several commands, which ends as the gravest did.
 
     python in_turn.py python train.py --seed 0 -- python diagnose.py hessian results/seed_0
 
-SIGUSR1 and SIGTERM go on to the command at work; once asked to stop, no further command is started. Ctrl-C reaches it
-from the terminal. Exit code: 0 all done, that of the command that failed, 75 interrupted (which the commands use, too),
-2 bad input.
+A tool that fails does not keep the next from being run; what needs a run whose training failed refuses by itself.
+SIGUSR1 and SIGTERM go on to the command at work; once asked to stop, or after a command that was, no further one is
+started. Ctrl-C reaches it from the terminal. Exit code: 0 all done; 75 interrupted (which the commands use, too); else
+the gravest: 1 and others, then 3 (in use by another process), then 2, which also follows from one of them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Sequence
 from itertools import groupby
 
 INTERRUPTED = 75
+GRAVITY = {0: 0, 2: 1, 3: 2}  # of exit codes; that of others is above
 
 
 def run(commands: Sequence[Sequence[str]]) -> int:
     """Run the commands in turn; returns the exit code."""
     asked: list[int] = []
+    codes: list[int] = []
     working: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: object) -> None:
@@ -39,10 +42,11 @@ def run(commands: Sequence[Sequence[str]]) -> int:
             working[0].send_signal(asked[-1])
         code = working[0].wait()
         if code < 0:  # ended by a signal: before it could listen, if it was asked to
-            return INTERRUPTED if asked else 128 - code
-        if code:
+            code = INTERRUPTED if asked else 128 - code
+        if code == INTERRUPTED:
             return code
-    return 0
+        codes.append(code)
+    return max(codes, key=lambda code: GRAVITY.get(code, len(GRAVITY)))
 
 
 def main(argv: Sequence[str]) -> int:

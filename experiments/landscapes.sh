@@ -10,7 +10,7 @@
 #     FIGURE   5: surfaces | 6, 16: spectral densities | 7, 12: sharpening | 13: surfaces and densities of
 #              reaction-diffusion | 11: maps of lambda_max | 14: tail exponents | 15: path from L-BFGS to ALM; several
 #              of them, or all  [5 6 7 12 13 15 16]
-#     SCALE    smoke: seconds a run | laptop: PINNs of 2,000 iterations, the smallest FNO on 64 x 64 grids, a narrow
+#     SCALE    smoke: a minute a run, an FNO some | laptop: PINNs of 2,000 iterations, the smallest FNO on 64 x 64 grids, a narrow
 #              ResNet on 1,000 images | paper: its cells and networks, for GPUs  [laptop]
 #     LAUNCH   slurm: submit to SLURM | local: train here | print: show the commands | auto: slurm where it answers,
 #              else local  [auto]
@@ -25,8 +25,8 @@
 #              FNO/data in the repository; CNN/data in the repository]
 #     PYTHON   the Python to use  [see experiments/setup.sh]
 #
-# One task is one run: its training, as the sweep of its module would do it with --hessian_every log, then the tools of
-# diagnose.py. Figures share runs: each is trained once. Those of figure 11 are whole maps, in OUTDIR/maps. Interrupted
+# One task is one run: its training, as the sweep of its module would do it (of PINNs with --hessian_every log), then the
+# tools of diagnose.py, each also where one before it failed. Figures share runs: each is trained once. Those of figure 11 are whole maps, in OUTDIR/maps. Interrupted
 # and started again, the script goes on where it was and does only what is missing. A task that fails, such as that of a
 # ResNet where CIFAR cannot be downloaded, leaves the others alone.
 set -euo pipefail
@@ -50,13 +50,19 @@ declare -A MOST=([smoke]=200 [laptop]=1000 [paper]=20000)
 declare -A FEW_SAMPLES=([smoke]=16 [laptop]=64 [paper]=256) SAMPLES=([smoke]=64 [laptop]=1024 [paper]=16384)
 declare -A IMAGES=([smoke]=100 [laptop]=1000 [paper]=50000)
 declare -A MOMENTS=([smoke]=log:5 [laptop]=log [paper]=log) # at which lambda_max is recorded
-# Where a Hessian product takes a tenth of a second or more, fewer of them.
+# On a core a Hessian product of the ResNet of width 8 takes 10 s, 1 to 3 s in float32; of the FNO of 64K 2 s on 32 x 32
+# grids, 3 to 6 s on 64 x 64. So few of them, at laptop scale 140 a run: by estimate 5 minutes and 10.
 declare -A TOOLS=(
     [smoke hessian]="--iterations 10 --probes 2 --trace_samples 10" [smoke landscape]="--grid 11 --line_points 21"
+    [smoke FNO hessian]="--iterations 5 --probes 1 --trace_samples 2 --precision float32"
+    [smoke FNO landscape]="--grid 11 --line_points 21 --precision float32"
+    [smoke CNN hessian]="--iterations 5 --probes 1 --trace_samples 2 --precision float32"
+    [smoke CNN landscape]="--grid 11 --line_points 21 --precision float32"
     [smoke connectivity]="--steps 20 --points 11" [smoke steps]="--loss 0.5 --steps 20"
     [laptop steps]="--loss 5e-2" # to which beta = 20 comes within 2,000 iterations
-    [laptop FNO hessian]="--iterations 50 --probes 3 --trace_samples 20" [laptop FNO landscape]="--grid 25"
-    [laptop CNN hessian]="--iterations 50 --probes 3 --trace_samples 20" [laptop CNN landscape]="--grid 25"
+    [laptop FNO hessian]="--iterations 30 --probes 2 --trace_samples 10" [laptop FNO landscape]="--grid 25"
+    [laptop CNN hessian]="--iterations 30 --probes 2 --trace_samples 10 --precision float32"
+    [laptop CNN landscape]="--grid 25 --precision float32"
 )
 
 check_launch auto
@@ -85,11 +91,9 @@ declare -A tools=()
 
 # want TOOLS MODULE SETTING...
 want() {
-    local tool run="${*:2}"
-    [[ -n ${tools["$run"]+set} ]] || { wanted+=("$run") && tools["$run"]=""; }
-    for tool in $1; do
-        [[ " ${tools["$run"]} " == *" $tool "* ]] || tools["$run"]+=" $tool"
-    done
+    local run="${*:2}"
+    [[ -n ${tools["$run"]+set} ]] || wanted+=("$run")
+    tools["$run"]+=" $1"
 }
 
 # pinn TOOLS SYSTEM STRATEGY VALUE N SEED
@@ -173,10 +177,12 @@ result=""
 for run in "${wanted[@]}"; do
     read -ra settings <<<"$run"
     module=${settings[0]}
-    load_sweep "$module" "$OUTDIR" "${settings[@]:1}" "EXTRA=--hessian_every ${MOMENTS[$SCALE]}"
+    [[ $module != PINN ]] || settings+=("EXTRA=--hessian_every ${MOMENTS[$SCALE]}") # of figures 7 and 12
+    load_sweep "$module" "$OUTDIR" "${settings[@]:1}"
     task=$((${#task_lines[@]} - 1)) line=${task_lines[-1]} folder=${task_runs[-1]}
     task_labels[task]=${folder//\// }
-    for tool in ${tools["$run"]}; do
+    for tool in hessian landscape connectivity steps; do # the shorter first
+        [[ " ${tools["$run"]} " == *" $tool "* ]] || continue
         if [[ $tool == connectivity ]]; then # the other end first
             line="${line/--opt lbfgs /--opt alm } -- $line"
             task_runs[task]=${folder/\/lbfgs\//\/\{alm,lbfgs\}\/}

@@ -27,6 +27,8 @@ from analysis.tasks import Cell, expected_runs, parse_cell, parse_line
 SCRIPT = "landscapes.sh"
 SYMBOLS = {"beta": "β", "rho": "ρ", "lr": "η", "k": "K", "psi": "Ψ"}
 Found = TypeVar("Found")
+# What reading a file raises that holds something else than it should: null for a number, a list for an object ...
+MALFORMED = OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,16 @@ class Case:
     data_name: str
     data: AxisValue
     seeds: tuple[int, ...]
+    network: str = ""  # of an FNO: fno_64K
 
-    def holds(self, run: Run) -> bool:
-        """Whether a run is one of this cell, of any seed."""
-        return ((run.system, run.strategy, run.physical_value, run.data_value)
-                == (self.system, self.strategy, self.physical, self.data))  # fmt: skip
+    def holds(self, run: Run, folder: Path) -> bool:
+        """Whether a run is one of this cell, of any seed; not an FNO of another size, as far as its folder tells."""
+        return self.cell == cell_of(run) and (not self.network or network_of(folder) in ("", self.network))
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What tells the cell from others."""
+        return (self.model, self.system, self.strategy, self.physical_name, self.physical, self.data_name, self.data)
 
     @property
     def title(self) -> str:
@@ -66,6 +73,16 @@ class Case:
         return f"{self.model}, {self.system}, {labels.STRATEGIES.get(self.strategy, self.strategy)}"
 
 
+def cell_of(run: Run) -> tuple[Any, ...]:
+    """Return what tells a run's cell from others."""
+    return (run.model, run.system, run.strategy, run.physical_name, run.physical_value, run.data_name, run.data_value)
+
+
+def network_of(folder: Path) -> str:
+    """Return the folder that FNO names after the size of the network, fno_64K; "" where there is none."""
+    return next((part for part in reversed(folder.parts) if part.startswith("fno_") and part != "fno_"), "")
+
+
 @dataclass(frozen=True)
 class Panel(Generic[Found]):
     """A case and what was read of its runs, by seed; the wanted seeds come first."""
@@ -79,6 +96,18 @@ class Panel(Generic[Found]):
         return self.found[0] if self.found else None
 
 
+def run_of(found: Any) -> Any:
+    """Return what tells the seed of something that was read: its run, or itself."""
+    return getattr(found, "run", found)
+
+
+def missing_in(panels: Iterable[Panel[Any]]) -> str:
+    """Return how many of the wanted seeds have nothing, in words; "" where none is missing. Other seeds stand in."""
+    panels = list(panels)
+    gone = sum(max(0, len(panel.case.seeds) - len(panel.found)) for panel in panels)
+    return f"{gone} of {sum(len(panel.case.seeds) for panel in panels)} runs are missing" if gone else ""
+
+
 def ask(number: int, scale: str, experiments: Path = EXPERIMENTS) -> tuple[list[Case], str]:
     """Return the panels of a figure at a scale as `landscapes.sh` would fill them, or what it complains of."""
     lines, problem = print_tasks(SCRIPT, {"FIGURE": str(number), "SCALE": scale}, experiments)
@@ -86,7 +115,8 @@ def ask(number: int, scale: str, experiments: Path = EXPERIMENTS) -> tuple[list[
     for run in expected_runs(filter(None, map(parse_line, lines))):
         if cell := parse_cell(run):
             seeds.setdefault(_cell(run, cell), []).append(cell.seed)
-    cases = [Case(letter, *cell, tuple(found)) for letter, (cell, found) in zip(_letters(), seeds.items())]
+    cases = [Case(letter, *cell, tuple(found), network)
+             for letter, ((*cell, network), found) in zip(_letters(), seeds.items())]  # fmt: skip
     return cases, problem or ("" if cases else f"{SCRIPT} names no run folder for FIGURE={number}")
 
 
@@ -98,11 +128,11 @@ def _letters() -> Iterable[str]:
 
 
 def _cell(path: str, cell: Cell) -> tuple[Any, ...]:
-    """Return the fields of a case up to its seeds; the model is told by the folder above the system's."""
+    """Return the fields of a case but its seeds; the model is told by the folder above the system's."""
     above = path.split(f"{cell.system}/{cell.strategy}/")[0].rstrip("/").rpartition("/")[2]
     model = "FNO" if above.startswith("fno") else above.replace("resnet", "ResNet") if "resnet" in above else "PINN"
     return (model, cell.system, cell.strategy, cell.physical_name, axis_value(cell.physical_value), cell.data_name,
-            axis_value(cell.data_value))  # fmt: skip
+            axis_value(cell.data_value), network_of(Path(above)))  # fmt: skip
 
 
 def read(
@@ -111,20 +141,20 @@ def read(
     """Return the panels with what `reader` makes of the runs of each, and what it could not read.
 
     A reader raises FileNotFoundError for a run that was not looked at, which is left out without a word, and another
-    OSError or a ValueError for a file that cannot be read. Of several runs of one seed the first one counts.
+    exception for a file that cannot be read or is not as it should be. Of several runs of one seed the first counts.
     """
     panels, problems = [], []
     runs = list(runs)
     for case in cases:
         found: dict[int, Found] = {}
         for run, folder in runs:
-            if not case.holds(run) or run.seed in found:
+            if not case.holds(run, folder) or run.seed in found:
                 continue
             try:
                 found[run.seed] = reader(run, folder)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError) as error:
+            except MALFORMED as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else error
                 problems.append(f"left out: {folder}: {reason}")
         order = sorted(found, key=lambda seed: (seed not in case.seeds, seed))

@@ -26,6 +26,9 @@ from analysis.tasks import expected_runs, parse_cell, parse_line
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")  # nothing else of the caller's settings reaches a sweep script
 SEVERAL = ("PDE", "SYSTEM")  # variables of sweep scripts that take a list
+# Where the commands leave what they make, for those who name their results folders.
+DESTINATION = (f"into folders below {EXPERIMENTS.parent / 'results'}, to be named in --results (no run may come twice) "
+               "or with OUTDIR=FOLDER into one that is named, which gets only what it lacks")  # fmt: skip
 MOST = 12  # missing runs are named one by one up to this many
 
 Key = tuple[AxisValue, AxisValue, int]  # physical value, data value, seed

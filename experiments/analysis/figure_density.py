@@ -1,10 +1,8 @@
 """Spectral densities of the Hessian before and after training (Figures 6 and 16), from hessian.json and hessian.npz.
 
-    phi(x) = mean over probes of sum_k w_k N(x; theta_k, s),    s = 5e-5 max(1, range of the nodes)
-
-with the Ritz values theta_k and weights w_k of each probe. As in the paper x is symlog with linear threshold 1 and y
-logarithmic from 1e-10. A peak at zero narrower than sqrt(s) cannot be seen in such a curve, so that what is said about
-zero rests on the weighted masses of the nodes.
+The curve is `measures.density` of the Ritz values and weights of all probes. As in the paper x is symlog with
+linear threshold 1 and y logarithmic from 1e-10. A peak at zero narrower than the kernel cannot be seen in such a curve,
+so what is said about zero rests on the weighted masses of the nodes.
 """
 
 from __future__ import annotations
@@ -20,17 +18,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
-from scipy.ndimage import binary_dilation, gaussian_filter1d
+from scipy.ndimage import binary_dilation
 
-from analysis import style
-from analysis.checks import Check, number, untold
+from analysis import measures, style
+from analysis.checks import Check, Claim, all_of, number, untold
 from analysis.collect import Run
 from analysis.diagnoses import Panel, read_arrays, read_json, real
 
-VARIANCE = 5e-5  # of the kernel, over the range of the nodes
 LOWEST = 1e-10  # density shown
 LOOKS = {"initial": ("before training", "#1f77b4", "-"), "final": ("after training", "#ff7f0e", (0, (4, 1.5)))}
-NEAR = 1e-3  # of lambda_max: what is called near zero
+NEAR, COMMON = 1e-3, 1e-2  # what is called near zero: of the largest |eigenvalue|; of all runs alike
+WIDE = 0.05  # bounds of a share that are told
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,18 @@ class State:
     highest: float
     lowest: float
     loss: float
-    eps: float  # of mass: |x| <= eps
-    within: float
-    below: float
+    threshold: float  # what diagnose.py took for zero
+    within: float  # share of |x| <= threshold
+    bounds: tuple[float, float]  # between which it lies
+    below: float  # share of x < -threshold
+
+    def share(self, reach: float) -> float:
+        """Return the share of the spectrum within a distance of zero."""
+        return float((self.weights * (np.abs(self.nodes) <= reach)).sum(-1).mean())
 
     def near_zero(self) -> float:
         """Return the share of the spectrum within 1e-3 of the largest absolute eigenvalue of zero."""
-        reach = NEAR * max(abs(self.highest), abs(self.lowest))
-        return float((self.weights * (np.abs(self.nodes) <= reach)).sum(-1).mean())
+        return self.share(NEAR * max(abs(self.highest), abs(self.lowest)))
 
 
 @dataclass(frozen=True)
@@ -83,31 +85,15 @@ def _state(name: str, told: dict[str, Any], arrays: dict[str, np.ndarray]) -> St
         raise ValueError(f"hessian.npz: {name}_nodes and {name}_weights are not of one shape (probes, m)")
     seen = np.nan_to_num(weights) > 0  # shorter probes may be filled up
     nodes, weights = np.where(seen, nodes, 0.0), np.where(seen, weights, 0.0)
-    eps, within, below = (real(told["mass"][key]) for key in ("threshold", "within", "below"))
-    return State(nodes, weights, real(told["lambda_max"]), real(told["lambda_min"]), real(told["train_loss"]), eps,
-                 within, below)  # fmt: skip
-
-
-def curve(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a uniform grid and the smoothed density on it, whose integral is 1.
-
-    Args:
-        nodes: (probes, m).
-        weights: (probes, m), with the sum 1 for each probe.
-    """
-    used = nodes[weights > 0]
-    low, high = float(used.min()), float(used.max())
-    width = math.sqrt(VARIANCE * max(1.0, high - low))
-    step = max(width / 8, (high - low) / 1e6)
-    low, high = low - 8 * width, high + 8 * width
-    grid = low + step * np.arange(math.ceil((high - low) / step) + 2)
-    place = (nodes - low) / step
-    left = np.clip(place.astype(int), 0, len(grid) - 2)
-    density = np.zeros(len(grid))  # each node is shared by its two neighbours on the grid
-    np.add.at(density, left, weights * (1 - (place - left)))
-    np.add.at(density, left + 1, weights * (place - left))
-    density = gaussian_filter1d(density, width / step, mode="constant", truncate=8)
-    return grid, density / (density.sum() * step)
+    if not seen.any():
+        raise ValueError(f"hessian.npz: {name}_weights are nowhere positive")
+    highest, lowest, loss = (real(told[key]) for key in ("lambda_max", "lambda_min", "loss"))
+    if not math.isfinite(highest + lowest + loss):
+        raise ValueError(f"hessian.json: lambda_max, lambda_min or loss of the {name} state is not finite")
+    mass = told["mass"]
+    threshold, within, below = (real(mass[key]) for key in ("threshold", "within", "below"))
+    least, most = (real(value) for value in mass.get("within_bounds", (within, within)))
+    return State(nodes, weights, highest, lowest, loss, threshold, within, (least, most), below)
 
 
 def draw_density(axes: Axes, spectra: Spectra | None) -> None:
@@ -124,7 +110,7 @@ def draw_density(axes: Axes, spectra: Spectra | None) -> None:
             lines.append(f"{words}: not finite")
             continue
         state = spectra.states[name]
-        grid, density = curve(state.nodes, state.weights)
+        grid, density = measures.density(state.nodes, state.weights)
         shown = density >= LOWEST
         drawn = binary_dilation(shown)  # each peak down to the lowest density
         axes.plot(grid[drawn], np.clip(density[drawn], LOWEST, None), color=color, linestyle=line, linewidth=0.9)
@@ -170,12 +156,23 @@ def table(panels: Sequence[Panel[Spectra]]) -> list[dict[str, Any]]:
     return [
         {"panel": panel.case.letter, "run": panel.first.run.path, "state": name, "train_loss": state.loss,
          "lambda_max": state.highest, "lambda_min": state.lowest, "near_zero": state.near_zero(),
-         "mass_eps": state.eps, "mass_within_eps": state.within, "mass_below_eps": state.below}
+         "near_zero_common": state.share(COMMON), "eps": state.threshold, "within_eps": state.within,
+         "below_eps": state.below}
         for panel in panels if panel.first for name, state in panel.first.states.items()
     ]  # fmt: skip
 
 
 # ---- what the paper says -----------------------------------------------------------------------------------------
+
+PEAK = f"a peak: half of the spectrum or more within {NEAR:g} of the largest |eigenvalue| of zero; no PINN has one"
+OUTLIERS = Claim("PINNs have outlier eigenvalues above 1e3, or even 1e4, after training",
+                 "lambda_max of each PINN is above 1e3, that of one above 1e4", absolute=True)  # fmt: skip
+TEN = Claim("the largest eigenvalue of the ResNet is around 10 after training", "lambda_max within a factor of 3",
+            absolute=True)  # fmt: skip
+ZERO = Claim(f"eigenvalues near zero (within {NEAR:g} of the largest) peak for the ResNet and not for PINNs, after "
+             "training", PEAK)  # fmt: skip
+OUTWARD = Claim("density falls sharply from zero outward for the ResNet, while PINNs have many non-zero eigenvalues "
+                f"and no significantly higher density at zero (within {NEAR:g} of the largest)", PEAK)  # fmt: skip
 
 
 def trained(panels: Sequence[Panel[Spectra]], model: str) -> dict[str, State]:
@@ -186,51 +183,55 @@ def trained(panels: Sequence[Panel[Spectra]], model: str) -> dict[str, State]:
     }  # fmt: skip
 
 
+def missing(panels: Sequence[Panel[Spectra]], model: str) -> str:
+    """Return how many panels of a model have no trained state, in words; "" where all have."""
+    wanted = sum(panel.case.model.startswith(model) for panel in panels)
+    gone = wanted - len(trained(panels, model))
+    return f"{gone} of {wanted} {model} runs are missing or diverged" if gone or not wanted else ""
+
+
 def largest(states: dict[str, State]) -> str:
     """Return the largest eigenvalues in words."""
     return ", ".join(f"{name}: {number(state.highest)}" for name, state in states.items())
 
 
 def near(states: dict[str, State]) -> str:
-    """Return the shares near zero in words."""
-    return ", ".join(f"{name}: {state.near_zero():.1%} (within eps {number(state.eps)}: {state.within:.1%})"
-                     for name, state in states.items())  # fmt: skip
+    """Return the shares near zero in words: for a reach that goes with lambda_max, a common one, that of the run."""
+    words = []
+    for name, state in states.items():
+        least, most = state.bounds
+        bounds = f", between {least:.1%} and {most:.1%}" if most - least > WIDE else ""
+        words.append(f"{name}: {state.near_zero():.1%} (within {COMMON:g}: {state.share(COMMON):.1%}; within eps "
+                     f"{number(state.threshold)}: {state.within:.1%}{bounds})")  # fmt: skip
+    return ", ".join(words)
 
 
 def checks_case_studies(panels: Sequence[Panel[Spectra]]) -> list[Check]:
     """Return the claims on Figure 6."""
     pinn, resnet = trained(panels, "PINN"), trained(panels, "ResNet")
-    outliers = "PINNs have outlier eigenvalues above 1e3, or even 1e4, after training"
-    ten = "the largest eigenvalue of the ResNet is around 10 after training"
-    zero = "eigenvalues near zero peak for the ResNet and not for PINNs, after training"
     found = []
     if pinn:
-        sizes = [state.highest for state in pinn.values()]
-        holds = min(sizes) > 1e3 and max(sizes) > 1e4
-        partly = len(pinn) < sum(panel.case.model == "PINN" for panel in panels)
-        why = "one run is missing or diverged" if partly and min(sizes) > 1e3 else ""
-        found.append(Check(outliers, largest(pinn), None if why else holds, why))
+        gone, sizes = missing(panels, "PINN"), [state.highest for state in pinn.values()]
+        holds = all_of([min(sizes) > 1e3, max(sizes) > 1e4 or (None if gone else False)], gone)
+        found.append(Check(OUTLIERS, largest(pinn), holds, gone))
     else:
-        found.append(untold(outliers, "the PINN runs are missing"))
+        found += untold([OUTLIERS], missing(panels, "PINN"))
     if resnet:
-        (state,) = resnet.values()
-        found.append(Check(ten, largest(resnet), 10 / 3 <= state.highest <= 30, "within a factor of 3"))
+        found.append(Check(TEN, largest(resnet), all(10 / 3 <= state.highest <= 30 for state in resnet.values())))
     else:
-        found.append(untold(ten, "the ResNet run is missing"))
-    return [*found, _zero(zero, pinn, resnet)]
+        found += untold([TEN], missing(panels, "ResNet"))
+    return [*found, _zero(ZERO, panels)]
 
 
 def checks_regimes(panels: Sequence[Panel[Spectra]]) -> list[Check]:
     """Return the claims on Figure 16."""
-    pinn, resnet = trained(panels, "PINN"), trained(panels, "ResNet")
-    return [_zero("density falls sharply from zero outward for the ResNet, while PINNs have many non-zero eigenvalues "
-                  "and no significantly higher density at zero", pinn, resnet)]  # fmt: skip
+    return [_zero(OUTWARD, panels)]
 
 
-def _zero(paper: str, pinn: dict[str, State], resnet: dict[str, State]) -> Check:
+def _zero(claim: Claim, panels: Sequence[Panel[Spectra]]) -> Check:
     """Return a check on the shares near zero: that of the ResNet is half or more, that of every PINN is less."""
-    if not (pinn and resnet):
-        return Check(paper, near(pinn | resnet), None, f"the {'ResNet' if pinn else 'PINN'} run is missing")
-    high = min(state.near_zero() for state in resnet.values())
-    return Check(paper, near(pinn | resnet), high >= 0.5 and all(state.near_zero() < 0.5 for state in pinn.values()),
-                 f"a peak is half of the spectrum or more within {NEAR:g} of the largest |eigenvalue| of zero")
+    pinn, resnet = trained(panels, "PINN"), trained(panels, "ResNet")
+    gone = ", ".join(filter(None, (missing(panels, "PINN"), missing(panels, "ResNet"))))
+    parts = [state.near_zero() < 0.5 for state in pinn.values()]
+    parts += [state.near_zero() >= 0.5 for state in resnet.values()]
+    return Check(claim, near(pinn | resnet), all_of(parts, gone), gone)

@@ -7,7 +7,7 @@ numbers stand for the words of the paper, all of the square that is drawn:
 
     depth    z at the border (median) less z at the centre, in decades
     floor    share of the square where the loss is at most ten times that of the centre: small, a narrow valley
-    minima   points lower than their eight neighbours: one, a basin; more, rugged
+    minima   inside, 0.3 decades or more below the saddle to a lower point: one, a basin; more, rugged
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.ndimage import minimum_filter
 
-from analysis import figure_density, style
-from analysis.checks import Check, number, untold
+from analysis import figure_density, measures, style
+from analysis.checks import CLOSE, Check, Claim, above, all_of, number, untold
 from analysis.collect import Run
-from analysis.diagnoses import Panel, read_arrays, read_json
+from analysis.diagnoses import Panel, missing_in, read_arrays, read_json
 from analysis.figure_density import Spectra
 
-LOWEST = 1e-12  # loss shown
+DEPTH = 0.3  # decades, of a minimum that counts
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Surface:
     @property
     def z(self) -> np.ndarray:
         """log10 of the losses, the highest finite one where a loss is not finite."""
-        finite = np.isfinite(self.loss)
-        return np.log10(np.clip(np.where(finite, self.loss, self.loss[finite].max()), LOWEST, None))
+        z = measures.decades(self.loss)
+        return np.minimum(z, z[np.isfinite(z)].max())
 
     @property
     def depth(self) -> float:
@@ -62,13 +62,15 @@ class Surface:
         z = self.z
         return float((z <= z[len(self.a) // 2, len(self.b) // 2] + 1).mean())
 
-    @property
+    @cached_property
     def minima(self) -> int:
-        """Points of the inside that are lower than all of their eight neighbours."""
-        around = np.ones((3, 3), bool)
-        around[1, 1] = False
-        z = self.z
-        return int((z < minimum_filter(z, footprint=around))[1:-1, 1:-1].sum())
+        """Minima inside the square, see `measures.count_minima`."""
+        return measures.count_minima(10**self.z, DEPTH)
+
+    @property
+    def shape(self) -> str:
+        """Depth and floor in words."""
+        return f"depth {self.depth:.1f}, floor {self.floor:.1%}"
 
 
 def read(run: Run, folder: Path) -> Surface:
@@ -136,41 +138,33 @@ def table(panels: Sequence[Panel[Surface]]) -> list[dict[str, Any]]:
 
 # ---- what the paper says -----------------------------------------------------------------------------------------
 
+DEEP = Claim("landscapes of PINN and FNO are deep, narrow valleys; that of the ResNet is a wide basin",
+             "border over centre is larger than the ResNet's, the floor smaller, by 10 % or more in each")  # fmt: skip
+RUGGED = Claim("landscapes of PINN and FNO are rugged", f"each has two minima or more, {DEPTH:g} decades deep")
+SMOOTH = Claim("the landscape of the ResNet is a smooth basin", f"exactly one minimum, {DEPTH:g} decades deep")
+
 
 def checks(panels: Sequence[Panel[Surface]]) -> list[Check]:
     """Return the claims on Figure 5, each SciML model against the ResNet."""
-    there = [panel for panel in panels if panel.first]
-    resnet = [panel.first for panel in there if panel.case.model.startswith("ResNet")]
-    others = {panel.case.name: panel.first for panel in there if not panel.case.model.startswith("ResNet")}
-    missing = sum(panel.first is None for panel in panels)
-    deep = "landscapes of PINN and FNO are deep, narrow valleys; that of the ResNet is a wide basin"
-    rugged = "landscapes of PINN and FNO are rugged"
-    smooth = "the landscape of the ResNet is a smooth basin"
+    scientific, resnets = ([panel for panel in panels if panel.case.model.startswith("ResNet") == is_resnet]
+                           for is_resnet in (False, True))  # fmt: skip
+    others = {panel.case.name: panel.first for panel in scientific if panel.first}
+    resnet = next((panel.first for panel in resnets if panel.first), None)
     found = []
     if resnet and others:
-        shapes = ", ".join(f"{name}: depth {one.depth:.1f}, floor {one.floor:.1%}" for name, one in others.items())
-        here = f"{shapes}; ResNet: depth {resnet[0].depth:.1f}, floor {resnet[0].floor:.1%}"
-        deeper = all(one.depth > resnet[0].depth and one.floor < resnet[0].floor for one in others.values())
-        found.append(Check(deep, here, *_unless(missing, deeper)))
+        gone = missing_in(panels)
+        here = ", ".join(f"{name}: {one.shape}" for name, one in others.items()) + f"; ResNet: {resnet.shape}"
+        parts = [part for one in others.values() for part in (above(10**one.depth, 10**resnet.depth, 1.1),
+                                                              above(resnet.floor, one.floor, 1.1))]  # fmt: skip
+        found.append(Check(DEEP, here, all_of(parts, gone), gone or CLOSE))
     else:
-        found.append(untold(deep, "the ResNet run is missing" if others else "the runs of PINN and FNO are missing"))
-    if others:
-        here = ", ".join(f"{name}: {one.minima} minima" for name, one in others.items())
-        holds = all(one.minima > 1 for one in others.values())
-        gone = sum(panel.first is None and not panel.case.model.startswith("ResNet") for panel in panels)
-        found.append(Check(rugged, here, *_unless(gone, holds)))
-    else:
-        found.append(untold(rugged, "the runs of PINN and FNO are missing"))
-    if resnet:
-        found.append(Check(smooth, f"{resnet[0].minima} minima", resnet[0].minima <= 1))
-    else:
-        found.append(untold(smooth, "the ResNet run is missing"))
-    return found
-
-
-def _unless(missing: int, holds: bool) -> tuple[bool | None, str]:
-    """Return the verdict on a claim about all panels: one counter-example is enough, but not some examples."""
-    return (None, f"so far, but {missing} of the runs are missing") if holds and missing else (holds, "")
+        found += untold([DEEP], missing_in(resnets if others else scientific))
+    gone = missing_in(scientific)
+    here = ", ".join(f"{name}: {one.minima}" for name, one in others.items())
+    found.append(Check(RUGGED, here, all_of([one.minima > 1 for one in others.values()], gone), gone))
+    if resnet is None:
+        return [*found, *untold([SMOOTH], missing_in(resnets))]
+    return [*found, Check(SMOOTH, f"minima: {resnet.minima}", resnet.minima == 1)]
 
 
 # ---- Figure 13 ---------------------------------------------------------------------------------------------------
@@ -221,13 +215,16 @@ def table_both(panels: Sequence[Panel[Both]]) -> list[dict[str, Any]]:
             for name, row in shapes.items()]  # fmt: skip
 
 
+SHARPER = Claim("the easy problem ends in the sharper minimum, and at the lower training loss",
+                "lambda_max larger and loss smaller, both by 10 % or more")  # fmt: skip
+
+
 def checks_both(panels: Sequence[Panel[Both]]) -> list[Check]:
     """Return the claims on Figure 13, whose panels are of an easy and a hard problem, in this order."""
-    sharper = "the easy problem ends in the sharper minimum, and at the lower training loss"
     if any(panel.first is None or "final" not in panel.first.spectra.states for panel in panels):
-        return [untold(sharper, "a run is missing or diverged")]
+        return untold([SHARPER], "a run is missing or diverged")
     easy, hard = (panel.first.spectra.states["final"] for panel in panels)
     names = [panel.case.name for panel in panels]
     here = ", ".join(f"{name}: lambda_max {number(state.highest)}, loss {number(state.loss)}"
                      for name, state in zip(names, (easy, hard)))  # fmt: skip
-    return [Check(sharper, here, easy.highest > hard.highest and easy.loss < hard.loss)]
+    return [Check(SHARPER, here, all_of([above(easy.highest, hard.highest, 1.1), above(hard.loss, easy.loss, 1.1)]))]

@@ -1,18 +1,20 @@
 """Training loss and lambda_max of the Hessian along training (Figures 7 and 12), from history.csv of run folders.
 
-Of the lines with lambda_max (--hessian_every log) the logarithms of both are averaged over seeds at the iterations that
-all seeds have. What sharpens (green) and what is stable (pink) is told apart by this rule, as the paper has none:
+Of the lines with lambda_max (--hessian_every log) the logarithms of both are averaged over seeds; between the lines of
+a seed they are interpolated, linear in the logarithm of the iteration. What sharpens (green) and what is stable (pink)
+is told apart by this rule, as the paper has none:
 
-    s = 5-point median of log lambda_max,  P = median of s over the last fifth of its points
+    s = 5-point median of log lambda_max (the first point as it is),  P = median of s over the last fifth of its points
     t_s = first point with s >= log(0.9 e^P) after which s stays above log(0.7 e^P); the last point if there is none
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import style
-from analysis.checks import Check, number, untold
+from analysis.checks import CLOSE, Check, Claim, all_of, beyond_noise, number, standard_error, untold
 from analysis.collect import Run
-from analysis.diagnoses import Panel, read_history
+from analysis.diagnoses import Panel, missing_in, read_history
 
 LOSS, CURVATURE = "#0072B2", "#c8003c"
 SHARPENING, STABLE = "#d9f2d9", "#fbe3ea"
+FEWEST = 5  # points from which anything can be told, and of the median
+RISE, NO_RISE = 2.0, 1.1  # factors: from here on a rise; up to here none
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,17 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """Means and standard deviations over seeds of the logarithms at the iterations that all seeds have; `split`."""
+class Aligned:
+    """The runs of a panel at common iterations (m,): natural logarithms (seeds, m) of loss and lambda_max."""
 
-    seeds: int
     iterations: np.ndarray
     loss: np.ndarray
-    loss_sd: np.ndarray
     curvature: np.ndarray
-    curvature_sd: np.ndarray
-    split: int  # index of t_s
+
+    @property
+    def split(self) -> int | None:
+        """The index of t_s in the mean over the seeds, None where there are too few points."""
+        return split(self.curvature.mean(0))
 
 
 def read(run: Run, folder: Path) -> Course:
@@ -66,30 +71,39 @@ def read(run: Run, folder: Path) -> Course:
         raise FileNotFoundError(folder / "history.csv")
     columns = np.array([[float(row[name]) for name in ("iteration", "train_loss", "lambda_max")] for row in lines])
     columns = columns[np.isfinite(columns).all(1) & (columns[:, 1:] > 0).all(1)]  # the others have no logarithm
-    if len(columns) < 3:
-        raise ValueError("history.csv: lambda_max and train_loss are positive in fewer than three lines")
     iterations, order = np.unique(columns[:, 0], return_index=True)
+    if len(iterations) < 2:
+        raise ValueError("history.csv: lambda_max and train_loss are positive in fewer than two lines")
     return Course(run, iterations, *np.log(columns[order, 1:]).T)
 
 
-def average(courses: Sequence[Course]) -> Mean:
-    """Return the mean over the runs of a panel, one at least, at the iterations that all of them have."""
-    common = courses[0].iterations
-    for course in courses[1:]:
-        common = np.intersect1d(common, course.iterations)
-    values = [
-        np.array([getattr(course, name)[np.isin(course.iterations, common)] for course in courses])
+def align(courses: Sequence[Course]) -> Aligned:
+    """Return the runs of a panel, one at least, at the iterations of any of them that lie within all.
+
+    Between the points of a run its logarithms are interpolated, linear in log(iteration + 1).
+    """
+    first, last = max(one.iterations[0] for one in courses), min(one.iterations[-1] for one in courses)
+    iterations = np.unique(np.concatenate([one.iterations for one in courses]))
+    iterations = iterations[(iterations >= first) & (iterations <= last)]
+    loss, curvature = (
+        np.array([np.interp(np.log(iterations + 1), np.log(one.iterations + 1), getattr(one, name)) for one in courses])
         for name in ("loss", "curvature")
-    ]  # fmt: skip
-    sds = [one.std(0, ddof=1) if len(courses) > 1 else np.zeros(len(common)) for one in values]
-    means = [one.mean(0) for one in values]
-    return Mean(len(courses), common, means[0], sds[0], means[1], sds[1], split(means[1]))
+    )  # fmt: skip
+    return Aligned(iterations, loss, curvature)
 
 
-def split(curvature: np.ndarray) -> int:
-    """Return the index of t_s for natural logarithms (m,) of lambda_max."""
-    half = 2
-    smooth = np.array([np.median(curvature[max(0, k - half) : k + half + 1]) for k in range(len(curvature))])
+def spread(values: np.ndarray) -> np.ndarray:
+    """Return the standard deviation (m,) over seeds of values (seeds, m); 0 for one."""
+    return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+
+
+def split(curvature: np.ndarray) -> int | None:
+    """Return the index of t_s for natural logarithms (m,) of lambda_max; None for fewer than five."""
+    if len(curvature) < FEWEST:
+        return None
+    half = FEWEST // 2
+    padded = np.concatenate([np.repeat(curvature[0], half), curvature])  # so that the first point stays where it is
+    smooth = np.array([np.median(padded[k : k + 2 * half + 1]) for k in range(len(curvature))])
     plateau = np.median(smooth[-max(1, len(smooth) // 5) :])
     stays = np.minimum.accumulate(smooth[::-1])[::-1] > plateau + math.log(0.7)
     found = np.flatnonzero((smooth >= plateau + math.log(0.9)) & stays)
@@ -121,18 +135,20 @@ def _seeds(panel: Panel[Course]) -> str:
 
 
 def _draw_course(axes: Axes, courses: Sequence[Course]) -> None:
-    mean, right = average(courses), axes.twinx()
-    x = mean.iterations + 1
-    for side, color, line, name in ((axes, LOSS, "-", "loss"), (right, CURVATURE, "--", "curvature")):
+    shared, right = align(courses), axes.twinx()
+    x, at = shared.iterations + 1, shared.split
+    for side, color, line, values in ((axes, LOSS, "-", shared.loss), (right, CURVATURE, "--", shared.curvature)):
         side.set_yscale("log")
-        middle, sd = getattr(mean, name), getattr(mean, f"{name}_sd")
+        middle, sd = values.mean(0), spread(values)
         side.fill_between(x, np.exp(middle - sd), np.exp(middle + sd), color=color, alpha=0.2, linewidth=0)
-        side.plot(x, np.exp(middle), color=color, linestyle=line)
+        side.plot(x, np.exp(middle), color=color, linestyle=line, marker="." if at is None else None)
         side.tick_params(axis="y", which="both", colors=color)
-    axes.axvspan(x[0], x[mean.split], color=SHARPENING, zorder=-2, linewidth=0)
-    axes.axvspan(x[mean.split], x[-1], color=STABLE, zorder=-2, linewidth=0)
-    axes.axvline(x[mean.split], color="black", linestyle="--", linewidth=0.7)
-    axes.set(xscale="log", xlim=(x[0], x[-1]), xlabel="iteration + 1", ylabel="training loss")
+    axes.set(xscale="log", xlabel="iteration + 1", ylabel="training loss")
+    if at is not None:
+        axes.axvspan(x[0], x[at], color=SHARPENING, zorder=-2, linewidth=0)
+        axes.axvspan(x[at], x[-1], color=STABLE, zorder=-2, linewidth=0)
+        axes.axvline(x[at], color="black", linestyle="--", linewidth=0.7)
+        axes.set_xlim(x[0], x[-1])
     right.set_ylabel(r"$\lambda_{max}$")
 
 
@@ -142,89 +158,114 @@ def table(panels: Sequence[Panel[Course]]) -> list[dict[str, Any]]:
     for panel in panels:
         if not panel.found:
             continue
-        mean = average(panel.found)
+        shared = align(panel.found)
+        columns = {f"log_{name}{end}": compute(values)
+                   for name, values in (("loss", shared.loss), ("lambda_max", shared.curvature))
+                   for end, compute in (("", lambda one: one.mean(0)), ("_sd", spread))}  # fmt: skip
+        at = shared.split
         rows += [
-            {"panel": panel.case.letter, "physical": panel.case.physical, "data": panel.case.data, "seeds": mean.seeds,
-             "iteration": int(mean.iterations[k]), "log_loss": mean.loss[k], "log_loss_sd": mean.loss_sd[k],
-             "log_lambda_max": mean.curvature[k], "log_lambda_max_sd": mean.curvature_sd[k],
-             "phase": "sharpening" if k < mean.split else "stable"}
-            for k in range(len(mean.iterations))
+            {"panel": panel.case.letter, "physical": panel.case.physical, "data": panel.case.data,
+             "seeds": len(panel.found), "iteration": int(iteration)}
+            | {name: values[k] for name, values in columns.items()}
+            | {"phase": "" if at is None else "sharpening" if k < at else "stable"}
+            for k, iteration in enumerate(shared.iterations)
         ]  # fmt: skip
     return rows
 
 
 # ---- what the paper says -----------------------------------------------------------------------------------------
 
+RISES = Claim("lambda_max rises sharply while the training loss falls, in all seeds",
+              f"in each, lambda_max grows from the start to its peak by a factor of {RISE:g} or more, and the loss "
+              f"falls by as much; {NO_RISE:g} or less refutes it")  # fmt: skip
+TOGETHER = Claim("the loss falls fastest while lambda_max rises",
+                 "lambda_max grows around the fastest fall of the mean log loss per decade of iterations, by two "
+                 f"standard errors over the seeds (one seed: a factor of {NO_RISE:g})")  # fmt: skip
+FLAT = Claim("then both are stable", "after the sharpening both stay within half a decade")
+GROWS = Claim("curvature increases in all settings, while the training loss falls",
+              f"lambda_max grows from the start to its peak by a factor of {RISE:g} or more, the mean over the seeds, "
+              f"and the loss falls by as much; {NO_RISE:g} or less refutes it")  # fmt: skip
+NOISE = f"beyond two standard errors over the seeds (one seed: a factor of {RISE:g})"
+STRONGER = Claim("it increases more at the larger beta", f"ratio of the growths above 1, {NOISE}")
+INITIAL = Claim("lambda_max before training is larger at the larger beta", f"ratio above 1, {NOISE}", "expected")
+
+
+def long_enough(panel: Panel[Course]) -> Panel[Course]:
+    """Return the panel with the runs that have enough points to tell anything."""
+    return replace(panel, found=tuple(one for one in panel.found if len(one.iterations) >= FEWEST))
+
+
+def growth(course: Course) -> float:
+    """Return log(peak / start) of lambda_max."""
+    return float(course.curvature.max() - course.curvature[0])
+
+
+def grew(log_ratio: float) -> bool | None:
+    """Return whether something grew to twice or more; None where it grew by less, but by more than a tenth."""
+    return True if log_ratio >= math.log(RISE) else False if log_ratio <= math.log(NO_RISE) else None
+
 
 def checks_dynamics(panels: Sequence[Panel[Course]]) -> list[Check]:
     """Return the claims on Figure 7, which has one panel."""
-    rises = "lambda_max rises sharply while the training loss falls, in all seeds"
-    together = "the loss falls fastest while lambda_max rises"
-    flat = "then both are stable"
-    courses = panels[0].found
+    panel = long_enough(panels[0])
+    gone, courses = _gone([panel]), panel.found
     if not courses:
-        return [untold(paper, "no run has lambda_max in its history") for paper in (rises, together, flat)]
-    ratios = [math.exp(one.curvature[-1] - one.curvature[0]) for one in courses]
-    falls = [math.exp(one.loss[-1] - one.loss[0]) for one in courses]
-    here = f"end / start: lambda_max {', '.join(map(number, ratios))}; loss {', '.join(map(number, falls))}"
-    rose = all(ratio > 1 for ratio in ratios) and all(fall < 1 for fall in falls)
-    one_seed = "one seed only" if len(courses) == 1 else ""
-    found = [Check(rises, here, None if rose and one_seed else rose, one_seed * rose)]
-    mean = average(courses)
-    speed = np.gradient(mean.loss, np.log10(mean.iterations + 1))
+        return untold([RISES, TOGETHER, FLAT], gone or "no run has lambda_max in its history")
+    growths, falls = [growth(one) for one in courses], [float(one.loss[0] - one.loss[-1]) for one in courses]
+    here = ("peak / start of lambda_max: " + ", ".join(number(math.exp(value)) for value in growths)
+            + "; end / start of the loss: " + ", ".join(number(math.exp(-value)) for value in falls))  # fmt: skip
+    found = [Check(RISES, here, all_of(map(grew, growths + falls), gone), gone or CLOSE)]
+    shared = align(courses)
+    if shared.split is None:
+        return [*found, *untold([TOGETHER, FLAT], f"the seeds share fewer than {FEWEST} points")]
+    x, (loss, curvature) = shared.iterations, (shared.loss.mean(0), shared.curvature.mean(0))
+    speed = np.gradient(loss, np.log10(x + 1))
     fastest = int(np.argmin(speed))
-    here = (f"fastest fall per decade at iteration {mean.iterations[fastest]:g}, sharpening ends at "
-            f"{mean.iterations[mean.split]:g}")  # fmt: skip
-    found.append(Check(together, here, bool(speed[fastest] < 0 and fastest <= mean.split)))
-    after = slice(mean.split, None)
-    spans = [math.exp(np.ptp(values[after])) for values in (mean.curvature, mean.loss)]
-    here = f"after that lambda_max varies by a factor of {number(spans[0])}, the loss by {number(spans[1])}"
-    if mean.split >= len(mean.iterations) - 2:
-        return [*found, Check(flat, here, None, "training ends with the sharpening")]
-    return [*found, Check(flat, here, max(spans) <= 10**0.5, "stable: within half a decade")]
-
-
-def peak(panel: Panel[Course]) -> float:
-    """Return how much lambda_max grows from the start to its peak, the geometric mean over seeds."""
-    return math.exp(np.mean([one.curvature.max() - one.curvature[0] for one in panel.found]))
+    before, after = max(fastest - 1, 0), min(fastest + 1, len(x) - 1)
+    changes = shared.curvature[:, after] - shared.curvature[:, before]
+    here = (f"fastest fall per decade at iteration {x[fastest]:g}; from {x[before]:g} to {x[after]:g} lambda_max "
+            f"changes by a factor of {number(math.exp(changes.mean()))}")  # fmt: skip
+    rising = beyond_noise(float(changes.mean()), standard_error(changes), math.log(NO_RISE))
+    found.append(Check(TOGETHER, here, all_of([rising, bool(speed[fastest] < -1e-9)], gone), gone or CLOSE))
+    spans = [math.exp(np.ptp(values[shared.split :])) for values in (curvature, loss)]
+    here = (f"sharpening ends at iteration {x[shared.split]:g}, then lambda_max varies by a factor of "
+            f"{number(spans[0])}, the loss by {number(spans[1])}")  # fmt: skip
+    if shared.split >= len(x) - 2:
+        return [*found, Check(FLAT, here, None, "training ends with the sharpening")]
+    return [*found, Check(FLAT, here, all_of([max(spans) <= 10**0.5], gone), gone)]
 
 
 def checks_regimes(panels: Sequence[Panel[Course]]) -> list[Check]:
     """Return the claims on Figure 12."""
-    grows = "curvature increases in all settings, while the training loss falls"
-    stronger = "it increases more at the larger beta"
-    initial = "lambda_max before training is larger at the larger beta"
-    there = [panel for panel in panels if panel.found]
+    panels = [long_enough(panel) for panel in panels]
+    gone, there = _gone(panels), [panel for panel in panels if panel.found]
     if not there:
-        return [untold(paper, "no run has lambda_max in its history") for paper in (grows, stronger, initial)]
-    here = ", ".join(f"{panel.case.name}: x {number(peak(panel))} to the peak" for panel in there)
-    fell = all(one.loss[-1] < one.loss[0] for panel in there for one in panel.found)
-    holds = fell and all(peak(panel) > 2 for panel in there)
-    missing = f"{len(panels) - len(there)} of {len(panels)} panels are missing" if len(there) < len(panels) else ""
-    found = [Check(grows, here, None if missing and holds else holds, missing * holds or "increase: to twice or more")]
+        return untold([GROWS, STRONGER, INITIAL], gone or "no run has lambda_max in its history")
+    here = ", ".join(f"{panel.case.name}: x {number(math.exp(np.mean([growth(one) for one in panel.found])))}"
+                     for panel in there)  # fmt: skip
+    parts = [grew(float(np.mean([value(one) for one in panel.found]))) for panel in there
+             for value in (growth, lambda one: one.loss[0] - one.loss[-1])]  # fmt: skip
+    found = [Check(GROWS, f"to the peak: {here}", all_of(parts, gone), gone or CLOSE)]
     pairs = [(low, high) for low in there for high in there
              if low.case.data == high.case.data and low.case.physical < high.case.physical]  # fmt: skip
-    if not pairs:
-        return [*found, *(untold(paper, "no amount of data has two betas") for paper in (stronger, initial))]
-    ratios = [(pair, peak(pair[1]) / peak(pair[0])) for pair in pairs]
-    here = ", ".join(f"{_pair(pair)}: {number(ratio)} times as much" for pair, ratio in ratios)
-    found.append(Check(stronger, here, *_all_above(ratios)))
-    starts = [(pair, math.exp(_start(pair[1]) - _start(pair[0]))) for pair in pairs]
-    here = ", ".join(f"{_pair(pair)}: {number(ratio)} times as large" for pair, ratio in starts)
-    return [*found, Check(initial, here, *_all_above(starts), source="expected")]
+    found.append(_compare(STRONGER, pairs, growth, gone))
+    return [*found, _compare(INITIAL, pairs, lambda one: one.curvature[0], gone)]
 
 
-def _start(panel: Panel[Course]) -> float:
-    return float(np.mean([one.curvature[0] for one in panel.found]))
+def _gone(panels: Sequence[Panel[Course]]) -> str:
+    said = missing_in(panels)
+    return f"{said}, or have fewer than {FEWEST} points with lambda_max" if said else ""
 
 
-def _pair(pair: tuple[Panel[Course], Panel[Course]]) -> str:
-    low, high = (panel.case for panel in pair)
-    return f"n = {low.data:g}, {low.physical:g} to {high.physical:g}"
-
-
-def _all_above(ratios: Sequence[tuple[tuple[Panel[Course], Panel[Course]], float]]) -> tuple[bool | None, str]:
-    """Return whether all ratios are above one; not to be told if they are, of one seed alone."""
-    holds = all(ratio > 1 for _, ratio in ratios)
-    single = any(len(panel.found) == 1 for pair, _ in ratios for panel in pair)
-    return (None, "one seed only") if holds and single else (holds, "")
+def _compare(
+    claim: Claim, pairs: Sequence[tuple[Panel[Course], Panel[Course]]], value: Callable[[Course], float], gone: str
+) -> Check:
+    """Return a check that the mean over the seeds of a logarithm is larger in the second panel of each pair."""
+    parts, words = [], []
+    for panels in pairs:
+        low, high = ([float(value(one)) for one in panel.found] for panel in panels)
+        gap, error = fmean(high) - fmean(low), math.hypot(standard_error(high), standard_error(low))
+        parts.append(beyond_noise(gap, error, math.log(RISE)))
+        first, second = (panel.case for panel in panels)
+        words.append(f"n = {first.data:g}, {first.physical:g} to {second.physical:g}: x {number(math.exp(gap))}")
+    return Check(claim, ", ".join(words), all_of(parts, gone), gone or (CLOSE if pairs else "no two betas of one n"))

@@ -9,8 +9,9 @@ Runs come with their folders, in which diagnose.py and training left what a figu
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from analysis import (
 from analysis.checks import Check, format_checks
 from analysis.checks import rows as check_rows
 from analysis.collect import Run
-from analysis.diagnoses import SCRIPT, Case, Panel
-from analysis.expected import EXPERIMENTS, shortest
+from analysis.diagnoses import SCRIPT, Case, Panel, run_of
+from analysis.expected import DESTINATION, EXPERIMENTS, shortest
 
 Folders = Sequence[tuple[Run, Path]]
 
@@ -98,14 +99,19 @@ class Plan:
     panels: list[Panel[Any]]
     left_out: list[str]
     problem: str
+    scale: str
 
     @property
     def drawable(self) -> bool:
         """Whether there is a run to draw."""
         return any(panel.found for panel in self.panels)
 
-    def list(self, scale: str) -> list[str]:
-        """Return the lines on what is there and missing, and the command that makes what is missing."""
+    def list(self, named: bool) -> list[str]:
+        """Return the lines on what is there and missing, and the command that makes what is missing.
+
+        Args:
+            named: results folders were named: what is made elsewhere is not found there.
+        """
         lines = [f"Figure {self.figure.number}: {self.figure.caption}"]
         if self.problem:
             lines.append(f"  expected: not known, {self.problem}")
@@ -123,8 +129,9 @@ class Plan:
                          + (f", and {beyond} more" if beyond else ""))  # fmt: skip
         lines += [f"  {line}" for line in self.left_out]
         if missing:
-            call = f"FIGURE={self.figure.number} SCALE={scale} bash {shortest(EXPERIMENTS / SCRIPT)}"
+            call = f"FIGURE={self.figure.number} SCALE={self.scale} bash {shlex.quote(shortest(EXPERIMENTS / SCRIPT))}"
             lines += ["  the missing runs are made by", f"    {call}   # {missing} of {total} runs missing"]
+            lines += [f"  {DESTINATION}"] * named
         return lines
 
     def write(self, out: Path, dpi: float) -> list[Path]:
@@ -137,21 +144,22 @@ class Plan:
         return written
 
     def checks(self) -> list[Check]:
-        """Return what the paper says beside what the runs show."""
-        return self.figure.checks(self.panels)
+        """Return what the paper says beside what the runs show; how large a number is tells nothing at other scales."""
+        return [
+            replace(check, holds=None, why=f"the size of a number at scale {self.scale} is not the paper's")
+            if check.claim.absolute and check.holds is not None and self.scale != "paper" else check
+            for check in self.figure.checks(self.panels)
+        ]  # fmt: skip
 
     def says(self) -> list[str]:
         """Return the checks as lines."""
-        return format_checks(self.checks())
-
-
-def run_of(found: Any) -> Any:
-    """Return what tells the seed of something that was read: its run, or itself."""
-    return getattr(found, "run", found)
+        elsewhere = (f"  not the paper's cells (scale {self.scale}): fewer data, smaller networks or shorter training; "
+                     "sizes of numbers are not compared")  # fmt: skip
+        return [elsewhere] * (self.scale != "paper") + format_checks(self.checks())
 
 
 def plan(number: int, runs: Folders, scale: str) -> Plan:
     """Return a figure arranged from the runs that there are, with what `landscapes.sh` would make of it."""
     cases, problem = diagnoses.ask(number, scale)
     panels, left_out = FIGURES[number].read(cases, runs)
-    return Plan(FIGURES[number], panels, left_out, problem)
+    return Plan(FIGURES[number], panels, left_out, problem, scale)
