@@ -6,7 +6,7 @@
     python diagnose.py connectivity A B                   connectivity_<B>.json .npz .png, in A
     python diagnose.py similarity RUN_FOLDER...           similarity.json .npz .png, in the first
 
-    add_tools(subparsers, subject)   # subject.py of the module: add_flags(parser), open_subject(folder, args, dtype)
+    add_tools(subparsers, subject)   # of the module: add_flags(parser, tool), open_subject(folder, args, dtype)
 
 All folders are checked before work begins. The .json file is written last: its presence means done. It names the
 arguments, the data and the weights (SHA-256), and the same command again finds all of them unchanged and does nothing.
@@ -111,7 +111,7 @@ class Job:
     def is_there(self) -> bool:
         """Tell whether the result is there; UsageError when there is another, without --force."""
         return is_there(self.path("json"), self.made_with, lambda found: {
-            name: found.get("arguments", {}).get(name[2:]) if name.startswith("--") else found.get(name)
+            name: found["arguments"].get(name[2:]) if name.startswith("--") else found.get(name)
             for name in self.made_with}, self.args.force, AGAIN)
 
     def watch(self, done: int, total: int, **info: float) -> None:
@@ -146,11 +146,11 @@ def add_tools(subparsers: Any, module: Any) -> None:
 
     Args:
         subparsers: what `ArgumentParser.add_subparsers` gives.
-        module: has add_flags(parser) and open_subject(folder, args, dtype), see `Subject`.
+        module: has add_flags(parser, tool) and open_subject(folder, args, dtype), see `Subject`.
     """
     for tool in HELP:
         parser, flags = add_parser(subparsers, tool)
-        module.add_flags(parser)
+        module.add_flags(parser, tool)
         parser.set_defaults(tool=partial(run_tool, tool, flags, module.open_subject))
 
 
@@ -184,14 +184,14 @@ def run_tool(tool: str, flags: Sequence[str], open_subject: Callable[..., Subjec
 
 def open_job(tool: str, flags: Sequence[str], open_subject: Callable[..., Subject], folders: Sequence[Path],
              args: argparse.Namespace) -> Job:
-    """Open the runs of one result.
+    """Open the runs of one result; what they are evaluated on is not loaded yet.
 
     Raises:
         UsageError: for folders or runs that the tool cannot work on.
     """
     dtype = getattr(torch, args.precision) if tool == "hessian" else None
     subjects = [open_subject(folder, args, dtype) for folder in folders]
-    states = dict.fromkeys(args.at if tool == "hessian" else [getattr(args, "at", "final")])
+    states = args.at if tool == "hessian" else [getattr(args, "at", "final")]
     first, sums = subjects[0], []
     for subject in subjects:
         path = subject.run.path

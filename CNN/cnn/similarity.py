@@ -52,8 +52,10 @@ def _unless_constant(centred: Tensor, whole: Tensor) -> Tensor:
 
 def alignment(kernels: Sequence[Tensor]) -> Tensor:
     """CKA of each two of k centred kernels (N, N): (k, k)."""
-    rows = torch.stack([(kernel / kernel.norm()).flatten() for kernel in kernels])
-    return rows @ rows.T
+    rows = [kernel.flatten() for kernel in kernels]  # not copied
+    products = torch.stack([torch.stack([x @ y for y in rows]) for x in rows])
+    norms = products.diagonal().sqrt()
+    return products / norms / norms[:, None]
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -68,7 +70,7 @@ def rbf_cka(x: Tensor, y: Tensor, bandwidth: float = 0.4, sigma: float | None = 
 
 def similarity(features: Sequence[Mapping[str, Tensor]], bandwidth: float = 0.4,
                sigma: float | None = None) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """CKA of each two of k networks, layer by layer; 2 k N^2 numbers are held at a time.
+    """CKA of each two of k networks, layer by layer; (k + 6) N^2 numbers are held at a time.
 
     Args:
         features: a network each, layer -> (N, d), the same N inputs for all; d may differ.
@@ -90,5 +92,7 @@ def similarity(features: Sequence[Mapping[str, Tensor]], bandwidth: float = 0.4,
     for layer in layers:
         kernels = [linear_kernel(network[layer]) for network in features]
         linear.append(alignment(kernels).cpu().numpy())
-        rbf.append(alignment([rbf_kernel(kernel, bandwidth, sigma) for kernel in kernels]).cpu().numpy())
+        for k, kernel in enumerate(kernels):
+            kernels[k] = rbf_kernel(kernel, bandwidth, sigma)  # in its place
+        rbf.append(alignment(kernels).cpu().numpy())
     return layers, np.stack(linear), np.stack(rbf)

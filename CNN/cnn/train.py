@@ -22,18 +22,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from . import steps
 from .data import Augment, Images, normalise
 from .hessian import lambda_max
+from .objective import probe, training_loss
 from .record import REQUEUE, Run, begin
 from .session import Progress, Signals, Wandb, environment, keep_freed_memory
 from .settings import Settings
 
 BUSY = 3  # exit code: nothing failed, but another process holds some of the runs
-PROBE = 128  # images on which the Hessian is taken
 BLOCK = 500  # images evaluated at a time
 
 
@@ -243,16 +242,14 @@ class Trainer:
         return loss, error if math.isfinite(loss) else math.nan  # labels of NaN are no labels
 
     def curvature(self) -> list[float]:
-        """Highest eigenvalue of the Hessian of the cross-entropy of the first PROBE training images, without
-        augmentation and weight decay, by the running statistics; and its residual: some eigenvalue is as near.
+        """Highest eigenvalue of the Hessian of the loss on a probe, by the running statistics, and its residual: some
+        eigenvalue is as near.
         """
-        self.model.eval()
-        probe = self.data.select(slice(PROBE))
-        names = [name for name, _ in self.model.named_parameters()]
+        images = probe(self.settings.data.train).to(self.settings.device)
         params = [p.detach()[None].requires_grad_() for p in self.params]  # of one run
-        weights = {name: p[0] for name, p in zip(names, params, strict=True)}
-        logits = functional_call(self.model, weights, (self.normalise(probe.pixels),))
-        top = lambda_max(cross_entropy(logits, probe.labels), params, torch.arange(1))
+        loss = training_loss(self.model, params, dict(self.model.named_buffers()), self.normalise(images.pixels),
+                             images.labels)
+        top = lambda_max(loss, params, torch.arange(1))
         return torch.cat([top.value, top.residual]).tolist()
 
     def show(self) -> None:

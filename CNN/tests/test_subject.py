@@ -26,10 +26,10 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import small  # noqa: E402
-from cnn import diagnosis_flags, subject  # noqa: E402
+from cnn import diagnosis_flags, diagnosis_tools, objective, subject, train  # noqa: E402
 from cnn.data import balanced_order, load, normalise  # noqa: E402
 from cnn.files import UsageError  # noqa: E402
-from cnn.hessian import flatten, hessian_product, unflatten  # noqa: E402
+from cnn.hessian import Top, flatten, hessian_product, unflatten  # noqa: E402
 from cnn.model import ResNet18  # noqa: E402
 from cnn.spectrum import of_one  # noqa: E402
 
@@ -46,6 +46,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = small.call(*small.tiny(folder / "data", f"--lr 0.01 {flags}"), cwd=folder)
         assert done.returncode == 0, done
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not painted: PINN's test_drawing.py and test_command do."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"a picture"))
+    monkeypatch.setattr(diagnosis_tools, "interactive_surface", lambda *_: "a page")
 
 
 def opened(home: Path, run: str = "n_40/seed_0", dtype: torch.dtype | None = None, **flags: Any) -> subject.CNNSubject:
@@ -79,7 +86,7 @@ def first_images(home: Path, count: int, dtype: torch.dtype) -> tuple[Tensor, Te
 @pytest.mark.parametrize("bn", subject.STATISTICS)
 def test_hessian_is_pyhessians(home: Path, bn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products with a vector, in blocks where the statistics are the running ones, in float64."""
-    monkeypatch.setitem(subject.GRAPH, "cpu", 2 * 8)  # two images at a time
+    monkeypatch.setitem(objective.GRAPH, "cpu", 2 * 8)  # two images at a time
     found = opened(home, dtype=DOUBLE, probe=3, bn=bn)
     params = leaves(found.weights("final"))
     model = saved(found).train(bn == "batch")
@@ -108,6 +115,22 @@ def test_what_training_recorded(home: Path) -> None:
     assert found.losses(final).item() == result["train_loss"] and found.errors(final).item() == result["test_error"]
     both = [torch.cat([p, p]) for p in final]
     assert found.losses(both).tolist() == [result["train_loss"]] * 2
+    assert found.task["mixed_precision"] == "none"
+
+
+def test_curvature_along_training_is_that_of_the_probe(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that the run was not trained on too, where it has fewer than the probe; parts of the graph at a time."""
+    found, given = opened(home, "n_20/seed_0"), []
+    trainer = train.Trainer(found.settings, found.run)
+    trainer.model.load_state_dict(saved(found).state_dict())
+    one = torch.ones(1)
+    monkeypatch.setattr(train, "lambda_max", lambda loss, *_: given.append(loss) or Top(one, one, one))
+    trainer.curvature()
+    monkeypatch.setitem(objective.GRAPH, "cpu", 25 * 8)
+    trainer.curvature()
+    expected = found.losses(found.weights("final")).item()
+    assert len(found.train) == 60 and given[0].item() == pytest.approx(expected, rel=1e-6)
+    assert [x.shape for x in given[1]] == [(1,)] * 3 and sum(given[1]).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_probe(home: Path) -> None:
@@ -132,7 +155,7 @@ def test_statistics_along_a_path(home: Path) -> None:
             torch.optim.swa_utils.update_bn([pixels], model)
             expected.append(cross_entropy(model.eval()(pixels), labels).item())
     both = [torch.cat([p, 1.1 * p]) for p in params]
-    before = {name: value.clone() for name, value in found.buffers.items()}
+    before = {name: value.clone() for name, value in path.buffers.items()}
     torch.testing.assert_close(path.losses(both), torch.tensor(expected, dtype=DOUBLE), rtol=1e-5, atol=0)
     assert (path.errors(both) < 0.9).all() and len(path.test) == 20
     assert all(torch.equal(value, before[name]) for name, value in path.buffers.items())
@@ -200,7 +223,7 @@ def test_refused(home: Path, tmp_path: Path) -> None:
             opened(tmp_path, data_dir=str(home / "data"))
     (folder / "config.json").write_text(config)
     found = opened(tmp_path, data_dir=str(home / "data"))
-    with pytest.raises(UsageError, match="has no model.pt: it was trained with --no-save_model"):
+    with pytest.raises(UsageError, match="has no model.pt: trained with --no-save_model"):
         found.weights("final")
     torch.save({"model": {"fc.weight": torch.zeros(2)}}, folder / "model.pt")
     with pytest.raises(UsageError, match="another network"):
@@ -230,18 +253,20 @@ def diagnose(*argv: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands(home: Path, tmp_path: Path) -> None:
-    """The four tools on real runs, one of them as a subprocess from another folder; the runs stay as they are."""
+    """The four tools on real runs from another folder, as a subprocess where there is none; the runs stay as they are."""
     first, second = home / RUN / "n_40/seed_0", home / RUN / "n_40/seed_1"
     before = {path: path.read_bytes() for run in (first, second) for path in run.iterdir()}
     data = ["--data_dir", str(home / "data"), "--no-verify"]
-    done = subprocess.run([sys.executable, str(small.CNN / "diagnose.py"), "hessian", str(first), *data, "--device",
-                           "cpu", "--iterations", "3", "--probes", "1", "--trace_samples", "2", "--top", "1",
-                           "--precision", "float32", "--probe", "10"], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("lambda_max") == 2, done
+    done = subprocess.run([sys.executable, str(small.CNN / "diagnose.py"), "hessian", "nowhere"], cwd=tmp_path,
+                          capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
+    assert (done.returncode, done.stderr) == (2, f"error: RUN_FOLDER {tmp_path}/nowhere: there is no such folder\n")
+    done = diagnose("hessian", first, *data, "--iterations", 3, "--probes", 1, "--trace_samples", 1, "--top", 1,
+                    "--precision", "float32", "--probe", 10, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count("lambda_max") == 2 and "nan" not in done.stdout, done
     found = small.read_strict(first / "hessian.json")
     assert found["parameters"] == sum(p.numel() for p in saved(opened(home)).parameters())
     assert found["data"].startswith("a probe of 10 training images")
+    assert found["loss_name"] == "training loss (cross-entropy)"
     done = diagnose("landscape", first, *data, "--grid", 3, "--line_points", 3, "--probe", 10, "--bn", "batch",
                     "--directions", "random", cwd=tmp_path)
     assert done.returncode == 0, done

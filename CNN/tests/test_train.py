@@ -26,8 +26,9 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import small  # noqa: E402
 from cnn import arguments  # noqa: E402
 from cnn.data import Augment, normalise  # noqa: E402
+from cnn.objective import PROBE  # noqa: E402
 from cnn.settings import Recording, Settings  # noqa: E402
-from cnn.train import PROBE, Trainer, train  # noqa: E402
+from cnn.train import Trainer, train  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,12 @@ def cell(data: Path, tmp_path: Path) -> Any:
         args = arguments.parse(words, trajectory)
         return replace(arguments.settings(args, trajectory)[0], **changes)
     return make
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hessians of a few images: which ones does not matter for when they are computed and what follows."""
+    monkeypatch.setattr("cnn.train.probe", lambda train: train.select(slice(5)))
 
 
 class Stop:
@@ -147,6 +154,7 @@ def test_is_a_plain_torch_loop(cell: Any, flags: list[str]) -> None:
 
 
 @pytest.mark.parametrize("recorded", [0, 6, 8])
+@pytest.mark.usefixtures("quick")
 def test_interrupted_after_any_step_it_ends_in_the_same_bits(cell: Any, recorded: int) -> None:
     """Three steps an epoch; a trajectory is recorded from the second epoch on, to the end of one or not."""
     flags = ["--precision", "float32", *(["--max_epochs", "1", "--steps", str(recorded)] if recorded else
@@ -251,6 +259,7 @@ def test_highest_eigenvalue_is_pyhessians(tmp_path: Path) -> None:
     assert float(column[-1]) == result["metrics"]["lambda_max"] and column[1:-1] == [""] * 5 and float(column[0])
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_eigenvalue_leaves_no_trace(cell: Any) -> None:
     """Weights, running statistics and what follows are the same with and without it."""
     plain, watched = trained(cell("--epochs", "1")), trained(cell("--epochs", "1", "--hessian_every", "1", "--force"))
@@ -297,6 +306,7 @@ def test_a_result_that_cannot_be_written_costs_no_step(cell: Any, monkeypatch: p
     assert train(settings, settings.runs([0])) == 0 and outcome(settings.run(0).path)["iterations"] == 7
 
 
+@pytest.mark.usefixtures("quick")
 def test_log_every_hides_no_eigenvalue(cell: Any) -> None:
     rows = trained(cell("--epochs", "3", "--log_every", "2", "--hessian_every", "3"))["history"]
     assert [(row["epoch"], bool(row["lambda_max"])) for row in rows] == [("0", True), ("2", False), ("3", True)]

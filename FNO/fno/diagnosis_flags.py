@@ -23,6 +23,8 @@ HELP = {
 OTHER_FILES = ("config", "history", "metrics", "model", "checkpoint", "claim", "failed", "steps", "points")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}")
 MOST_DENSE = 20_000  # weights of which all eigenvalues are computed: the matrix takes 3.2 GB
+MOST_SAMPLES = 10_000  # inputs at which networks are compared: a kernel takes 0.8 GB, and there is one a network
+STATES = ("initial", "best", "final")  # of weights, of which each module has some
 
 
 def add_parser(tools: Any, tool: str) -> tuple[argparse.ArgumentParser, list[str]]:
@@ -53,18 +55,18 @@ def hessian_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     parser.add_argument("--chunk", type=int, metavar="C", help="vectors that a product takes at a time (default: what "
                         "suits the model); more take more memory")
     return [
-        add("--at", nargs="+", default=["initial", "final"], metavar="STATE",
+        add("--at", nargs="+", choices=STATES, default=["initial", "final"], metavar="STATE",
             help="weights: initial, final; best (FNO)"),
         add("--top", type=int, default=5, help="eigenvalues at each end"),
         add("--method", choices=("auto", "lanczos", "dense"), default="auto", help="dense: all eigenvalues, exactly; "
             "auto: dense up to 1000 weights"),
-        add("--iterations", type=int, default=100, help="Lanczos steps of a probe"),
-        add("--probes", type=int, default=10, help="Lanczos runs from random vectors"),
-        add("--trace_samples", type=int, default=100, help="random vectors for the trace, at most"),
+        add("--iterations", type=int, default=100, help="Lanczos only: steps of a probe"),
+        add("--probes", type=int, default=10, help="Lanczos only: runs from random vectors"),
+        add("--trace_samples", type=int, default=100, help="Lanczos only: random vectors for the trace, at most"),
         add("--eps", type=float, default=1e-6, help="what counts as zero in the masses below -eps and within eps, over "
             "the largest eigenvalue in magnitude"),
         add("--precision", choices=("float64", "float32"), default="float64", help="of weights and products"),
-        add("--seed", type=int, default=0, help="of the random vectors"),
+        add("--seed", type=int, default=0, help="Lanczos only: of the random vectors"),
     ]
 
 
@@ -74,7 +76,7 @@ def landscape_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     parser.add_argument("--batch", type=int, metavar="B", help="points evaluated at a time (default: what suits the "
                         "model)")
     return [
-        add("--at", default="final", metavar="STATE", help="weights: initial, final; best (FNO)"),
+        add("--at", choices=STATES, default="final", metavar="STATE", help="weights: initial, final; best (FNO)"),
         add("--directions", choices=("eigen", "random"), default="eigen", help="eigen: the eigenvectors of the two "
             "highest eigenvalues of the Hessian"),
         add("--normalise", choices=NORMALISATIONS, default="filter", help="filter: each filter of a direction has the "
@@ -85,7 +87,7 @@ def landscape_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add("--line_points", type=int, default=201, help="points of a line, odd"),
         add("--precision", choices=("float64", "float32"), default="float64", help="of the Hessian whose eigenvectors "
             "are the directions; losses are of the precision of the training"),
-        add("--seed", type=int, default=0, help="of random directions and of Lanczos"),
+        add("--seed", type=int, default=0, help="of random directions; eigenvectors depend on it up to rounding only"),
     ]
 
 
@@ -109,7 +111,7 @@ def similarity_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [
         width.add_argument("--bandwidth", type=float, default=0.4, help="of the RBF kernel, over the median distance"),
         width.add_argument("--sigma", type=float, help="of the RBF kernel, absolute"),
-        parser.add_argument("--samples", type=int, default=1024, help="test inputs, at most"),
+        parser.add_argument("--samples", type=int, default=1024, help=f"test inputs, at most; up to {MOST_SAMPLES}"),
     ]
 
 
@@ -121,7 +123,7 @@ POSITIVE = ("eps", "radius", "lr", "bandwidth", "sigma")
 
 
 def check_flags(tool: str, args: argparse.Namespace) -> None:
-    """Look at the numbers and the name.
+    """Look at the numbers and the name; what means the same is made the same, for results to be compared by.
 
     Raises:
         UsageError: naming the flag and what is allowed.
@@ -139,12 +141,18 @@ def check_flags(tool: str, args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} must be odd, so that there is a centre, got {given[name]}")
     if given.get("seed", 0) >= 2**63:
         raise UsageError(f"--seed must be below 2^63, got {args.seed}")
+    if given.get("samples", 0) > MOST_SAMPLES:
+        raise UsageError(f"--samples must be at most {MOST_SAMPLES}, got {args.samples}")
     if tool == "similarity" and len({folder.resolve() for folder in args.folders}) < 2:
         raise UsageError("RUN_FOLDER: similarity takes two runs or more")
     if tool == "connectivity" and args.a.resolve() == args.b.resolve():
         raise UsageError(f"B must be another run than A, got {args.b} twice")
     if args.name is not None:
         check_name(tool, args.name)
+    if tool == "hessian":
+        args.at = sorted(set(args.at), key=STATES.index)
+    if tool == "similarity" and args.sigma is not None:
+        args.bandwidth = None
 
 
 def check_name(tool: str, name: str) -> None:

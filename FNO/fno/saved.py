@@ -81,10 +81,10 @@ def read_weights(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise UsageError(f"RUN_FOLDER {path.parent} has no {path.name}: it was trained with --no-save_model; train it "
-                         "again with --save_model --force")
+        raise UsageError(f"RUN_FOLDER {path.parent} has no {path.name}: trained with --no-save_model, or deleted; "
+                         "train it again with --save_model --force")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises all sorts for a file that is cut short
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0] or "it is cut short"
         raise UsageError(f"{path} is damaged: {reason}") from None

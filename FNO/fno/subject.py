@@ -12,7 +12,6 @@ Data files are looked for where train.py finds them, and must be those that the 
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
@@ -44,13 +43,13 @@ LOSS_NAMES = {"sum": "sum of squares over the grid, mean over samples", "mean": 
               "relative": "relative L2 error"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser, tool: str) -> None:
     """Where the data are and, of the tools that look at the training loss of one run, how many samples it is of."""
     add = parser.add_argument_group("data").add_argument
     add("--data_dir", metavar="DIR", help="where the run's data files are, instead of the folders in its configuration "
         "(which are relative to FNO/)")
     add("--yaml_config", metavar="FILE", help="of a configuration whose data files have names of their own")
-    if parser.prog.endswith(PROBED):
+    if tool in PROBED:
         add("--probe", type=int, metavar="B", help=f"samples of the training file that the loss is taken on, evenly "
             f"spaced: balanced, and the same whatever n (default: {PROBE}, or all)")
 
@@ -131,7 +130,7 @@ class FNOSubject:
     chunk = batch = 1  # one network is work enough
 
     def __init__(self, settings: Settings, run: Run, probed: int) -> None:
-        self.settings, self.run = settings, run
+        self.settings, self.run, self.probed = settings, run, probed
         config, size = settings.config, settings.files.train.size
         self.title = (f"FNO {config.size}, {settings.system.name}, {settings.system.physical} = {settings.physical}, "
                       f"n = {settings.n}, {config.optimizer}, seed {run.key.seed}")
@@ -145,9 +144,22 @@ class FNOSubject:
         self.loss_name = f"training loss ({LOSS_NAMES[config.loss_style]})"
         self.floor = {"sum": 2.0 * size**2, "mean": 2.0}.get(config.loss_style)
         self.restrictions = {"without_output_bias": [name != "output.bias" for name in self.names]}
-        self.samples, unseen = probe(settings, probed)
-        self.data = f"a probe of {probed} samples of the training file, evenly spaced" + (
-            f"; {unseen} of them are not among the {settings.n} that the run was trained on" if unseen else "")
+
+    @cached_property
+    def data(self) -> str:
+        """What loss and Hessian are taken on."""
+        _, unseen = self._probe
+        return f"a probe of {self.probed} samples of the training file, evenly spaced" + (
+            f"; {unseen} of them are not among the {self.settings.n} that the run was trained on" if unseen else "")
+
+    @cached_property
+    def _probe(self) -> tuple[Samples, int]:
+        return probe(self.settings, self.probed)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """Samples that the training loss is taken on."""
+        return self._probe[0]
 
     @cached_property
     def training(self) -> Samples:
@@ -243,9 +255,25 @@ class FNOSubject:
 
     def along_path(self) -> FNOSubject:
         """The same on samples of the run's own training set and of the test set, PATH of each at most."""
-        other, files = copy.copy(self), self.settings.files
-        count = min(PATH, self.settings.n)
-        other.samples, _ = spread(self.settings, files.train, count, self.settings.config.subsample)
-        other.test, _ = spread(self.settings, files.test, min(PATH, files.test.rows))
-        other.data = f"{count} of the {self.settings.n} training samples and {len(other.test)} test samples"
-        return other
+        return OnPath(self.settings, self.run, self.probed)
+
+
+class OnPath(FNOSubject):
+    """A run whose loss and error are taken on PATH samples at most of its own training set and of the test set."""
+
+    @cached_property
+    def data(self) -> str:
+        """What loss and error are taken on."""
+        n, tests = self.settings.n, self.settings.files.test.rows
+        return f"{min(PATH, n)} of the {n} training samples and {min(PATH, tests)} test samples"
+
+    @cached_property
+    def samples(self) -> Samples:
+        """Samples that the training loss is taken on."""
+        s = self.settings
+        return spread(s, s.files.train, min(PATH, s.n), s.config.subsample)[0]
+
+    @cached_property
+    def test(self) -> Samples:
+        """Samples that the test error is taken on."""
+        return spread(self.settings, self.settings.files.test, min(PATH, self.settings.files.test.rows))[0]

@@ -197,7 +197,7 @@ def test_refused(home: Path, tmp_path: Path) -> None:
             subject.open_subject(folder, args)
     (folder / "config.json").write_text(config)
     found = subject.open_subject(folder, args)
-    with pytest.raises(UsageError, match="has no model_best.pt: it was trained with --no-save_model"):
+    with pytest.raises(UsageError, match="has no model_best.pt: trained with --no-save_model"):
         found.weights("best")
     torch.save({"model": {"weight": torch.zeros(2)}}, folder / "model.pt")
     with pytest.raises(UsageError, match="another network"):

@@ -20,7 +20,7 @@ from .curves import Curve, measure, train_bends
 from .drawing import draw_path, draw_similarity, draw_spectrum, draw_surface, interactive_surface
 from .files import UsageError, atomic_write, warn_once
 from .hessian import Linear, flatten, hessian_product, top_eigenvalue, unflatten
-from .landscape import Surface, normalise, random_directions
+from .landscape import Surface, normalise, random_directions, with_sign
 from .similarity import similarity as align
 from .spectrum import DENSE, Spectrum, of_one, spectrum
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .diagnosis import Job, Subject
 
 SAVE_SECONDS = 60.0  # between two saves of an unfinished landscape
+PLUS_MINUS = r"$\pm$"  # in pictures
 
 
 def size(params: Sequence[Tensor]) -> int:
@@ -72,12 +73,13 @@ def product_of(job: Job, subject: Subject, params: Sequence[Tensor], total: int)
 def hessian(job: Job) -> None:
     """Spectra of the Hessian at some states of a run."""
     args, subject, arrays, states, drawn = job.args, job.subject, {}, {}, {}
-    for state in dict.fromkeys(args.at):
+    for state in args.at:
         params = subject.weights(state)
         loss, found = math.nan, None
         if are_finite(params):
             dense = args.method == "dense" or args.method == "auto" and size(params) <= DENSE
-            total = size(params) if dense else args.probes * args.iterations + args.trace_samples + 2 * args.top
+            steps = min(args.iterations, size(params))
+            total = size(params) if dense else args.probes * steps + args.trace_samples + 2 * min(args.top, steps)
             total += len(subject.restrictions) * args.iterations
             product = product_of(job, subject, params, total)
             loss = subject.losses(params).item()
@@ -85,11 +87,11 @@ def hessian(job: Job) -> None:
                              iterations=args.iterations, probes=args.probes, trace_samples=args.trace_samples,
                              chunk=args.chunk or subject.chunk, seed=args.seed)
         if found is None or not found.finite or not math.isfinite(loss):
-            states[state] = {"finite": False, "train_loss": None}
+            states[state] = {"finite": False, "loss": None}
             print(f"{job.run.path}: {state}: weights, loss or Hessian are not finite (the run diverged): no spectrum",
                   file=sys.stderr)
             continue
-        states[state] = {"finite": True, "train_loss": loss, **numbers(found, args.eps)}
+        states[state] = {"finite": True, "loss": loss, **numbers(found, args.eps)}
         states[state] |= restricted(subject, product, params, found, args)
         arrays |= {f"{state}_{name}": getattr(found.density, name) for name in ("nodes", "weights", "ends")}
         if found.density.exact:
@@ -98,7 +100,7 @@ def hessian(job: Job) -> None:
         drawn[state] = found.density, both, beside(states[state])
         print(f"{job.run.path}: {state}: loss {loss:.3g}, {in_words(states[state])}")
     figure = draw_spectrum(subject.title, drawn)
-    job.write(arrays, figure, states=states)
+    job.write(arrays, figure, loss_name=subject.loss_name, states=states)
 
 
 def numbers(found: Spectrum, eps: float) -> dict[str, Any]:
@@ -135,17 +137,31 @@ def in_words(state: Mapping[str, Any]) -> str:
     """The numbers of a spectrum in one line."""
     mass = state["mass"]
     floor = f", {state['lambda_max_over_floor']:.3g} times its floor" if state["floor"] else ""
+    errors = (give_or_take(error, "+-", form) for error, form in [
+        (state["trace_error"], ".2g"), (mass["below_error"], ".1g"), (mass["within_error"], ".1g")])
     return (f"lambda_max {state['lambda_max']:.4g} (residual {state['highest_residuals'][0]:.1g}){floor}, trace "
-            f"{state['trace']:.4g} +- {state['trace_error']:.2g}, mass below -eps {mass['below']:.3g} +- "
-            f"{mass['below_error']:.1g}, within eps {mass['within']:.3g} +- {mass['within_error']:.1g}")
+            f"{state['trace']:.4g}{next(errors)}, mass below -eps {mass['below']:.3g}{next(errors)}"
+            f"{limits(mass['below_bounds'])}, within eps {mass['within']:.3g}{next(errors)}"
+            f"{limits(mass['within_bounds'])}")
+
+
+def limits(bounds: Sequence[float]) -> str:
+    """Bounds of a mass, where Lanczos leaves more than 0.001 open."""
+    least, most = bounds
+    return f" (bounds {least:.3g} to {most:.3g})" if most - least > 1e-3 else ""
+
+
+def give_or_take(error: float, sign: str, form: str) -> str:
+    """A standard error, if there is one: of a single sample it is NaN."""
+    return "" if math.isnan(error) else f" {sign} {error:{form}}"
 
 
 def beside(state: Mapping[str, Any]) -> str:
     """What stands beside a curve."""
     mass = state["mass"]
-    return (f"loss {state['train_loss']:.3g}\n$\\lambda_{{max}}$ = {state['lambda_max']:.4g}\n"
+    return (f"loss {state['loss']:.3g}\n$\\lambda_{{max}}$ = {state['lambda_max']:.4g}\n"
             f"$\\lambda_{{min}}$ = {state['lambda_min']:.3g}\n"
-            f"trace {state['trace']:.4g} $\\pm$ {state['trace_error']:.2g}\n"
+            f"trace {state['trace']:.4g}{give_or_take(state['trace_error'], PLUS_MINUS, '.2g')}\n"
             f"below $-\\epsilon$: {share(mass, 'below')}\n"
             f"within $\\epsilon$: {share(mass, 'within')}\n"
             f"$\\epsilon$ = {mass['threshold']:.2g}")
@@ -155,7 +171,7 @@ def share(mass: Mapping[str, Any], name: str) -> str:
     """A mass in per cent with its standard error and, where Lanczos leaves more than that open, its bounds."""
     value, error, (least, most) = (100 * np.asarray(mass[key]) for key in (name, f"{name}_error", f"{name}_bounds"))
     bounds = f"\n    (bounds {least:.1f} to {most:.1f} %)" if most - least > 0.1 else ""
-    return f"{value:.1f} $\\pm$ {error:.1f} %{bounds}"
+    return f"{value:.1f}{give_or_take(error, PLUS_MINUS, '.1f')} %{bounds}"
 
 
 # ---- landscape ---------------------------------------------------------------------------------
@@ -180,6 +196,8 @@ def landscape(job: Job) -> None:
                 saved = time.monotonic()
             if done < total:
                 job.watch(done, total)
+            else:
+                job.progress.update(done, total)
     except BaseException:
         keep(job, surface, part)
         raise
@@ -193,7 +211,8 @@ def find_directions(job: Job, params: Sequence[Tensor]) -> tuple[Tensor, np.ndar
     if args.directions == "random":
         found, pairs = random_directions(params, 2, args.seed), np.zeros((2, 0))
     else:
-        curved = job.open(job.run.path, args, getattr(torch, args.precision))
+        precision = getattr(torch, args.precision)
+        curved = job.subject if params[0].dtype == precision else job.open(job.run.path, args, precision)
         precise = curved.weights(args.at)
         if size(precise) < 2:
             raise UsageError(f"{job.run.path}: a plane takes two weights or more")
@@ -203,7 +222,7 @@ def find_directions(job: Job, params: Sequence[Tensor]) -> tuple[Tensor, np.ndar
         if not top.finite:
             raise UsageError(f"{job.run.path}: the Hessian of its {args.at} weights is not finite: it has no "
                              "eigenvectors; --directions random needs none")
-        found = [unflatten(v[None], precise) for v in top.highest.vectors]
+        found = [unflatten(v[None], precise) for v in with_sign(top.highest.vectors)]
         pairs = torch.stack([top.highest.values, top.highest.residuals]).numpy()
     scaled = [normalise(d, params, job.subject.filters, args.normalise) for d in found]
     return torch.stack([flat(d) for d in scaled]), pairs
@@ -256,7 +275,7 @@ def write_landscape(job: Job, surface: Surface, pairs: np.ndarray) -> None:
         print(f"plotly is not installed: no {job.path('html').name}", file=sys.stderr)
     values, residuals = pairs.tolist()
     job.write({"a": surface.a, "b": surface.a, "loss": surface.loss, **lines}, figure, page, loss=centre,
-              eigenvalues=values, eigenvalue_residuals=residuals, not_finite=bad)
+              loss_name=subject.loss_name, eigenvalues=values, eigenvalue_residuals=residuals, not_finite=bad)
     top = f", eigenvalues {values[0]:.4g} and {values[1]:.4g}" if values else ""
     print(f"{job.run.path}: {job.args.at}: loss {centre:.3g} at the centre, {surface.loss.min():.3g} to "
           f"{surface.loss.max():.3g} on the plane{top}")
@@ -323,6 +342,10 @@ def similarity(job: Job) -> None:
     layers, linear, rbf = align(found, args.bandwidth, args.sigma)
     runs = differing(job.subjects)
     figure = draw_similarity(f"{job.subject.title} (1) and others", runs, layers, {"linear": linear, "RBF": rbf})
+    for kernel, matrices in [("linear", linear), ("RBF", rbf)]:
+        for layer, k in np.argwhere(np.isnan(np.diagonal(matrices, axis1=1, axis2=2))):
+            print(f"{job.subjects[k].run.path}: {layers[layer]}: no {kernel} CKA, its features are constant"
+                  + (" or most of them equal (--sigma takes another width)" * (kernel == "RBF")), file=sys.stderr)
     job.write({"linear": linear, "rbf": rbf}, figure, runs=[str(s.run.key.folder()) for s in job.subjects],
               layers=layers, samples=len(found[0][layers[0]]), linear=over_pairs(layers, linear),
               rbf=over_pairs(layers, rbf))

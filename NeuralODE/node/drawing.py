@@ -26,22 +26,12 @@ if TYPE_CHECKING:  # matplotlib and plotly, which take a while to load, come in 
     from .density import Density
 
 LEAST_DENSITY = 1e-10  # lower limit of the axis of a density
-SMOOTHING = 5e-5  # variance of a Gaussian over the range of the spectrum, as in the published figures
 STYLES = (("tab:blue", "-"), ("tab:orange", "--"), ("tab:green", ":"))  # before training, after, and a third state
 LOWEST = float(np.log10(FLOOR))
 COLOURS = {"chord": "0.35", "bezier": "tab:blue", "polygonal": "tab:orange"}
 
 
 # ---- spectrum ----------------------------------------------------------------------------------
-
-
-def smoothed(density: Density) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, close enough to draw a curve, and the smoothed density there; NaN where it is below 1e-10."""
-    variance = density.variance(SMOOTHING)
-    nodes = density.nodes[density.weights > 0]
-    x = np.unique(nodes[:, None] + np.sqrt(variance) * np.linspace(-7.5, 7.5, 61))
-    phi = density.curve(x, variance)
-    return x, np.where(phi >= LEAST_DENSITY, phi, np.nan)
 
 
 def draw_spectrum(title: str, states: Mapping[str, tuple[Density, Sequence[float], str]]) -> Figure:
@@ -58,19 +48,22 @@ def draw_spectrum(title: str, states: Mapping[str, tuple[Density, Sequence[float
     axes = figure.subplots()
     ends = []
     for (name, (density, extremes, text)), (colour, dashes) in zip(states.items(), STYLES, strict=False):
-        x, phi = smoothed(density)
+        x, phi = density.curve()
+        phi = np.where(phi >= LEAST_DENSITY, phi, np.nan)  # gaps where there is nothing
         axes.plot(x, phi, dashes, color=colour, linewidth=1.2, label=f"{name}\n{text}")
         axes.plot(extremes, np.full(len(extremes), 0.97), "|", color=colour, markersize=9,
                   transform=axes.get_xaxis_transform())
-        ends += [np.nanmin(x), np.nanmax(x)]
-    axes.set_xscale("symlog", linthresh=1)
+        ends += [x[0], x[-1]]
+    # linear within 1, as published, or, where that is most of the spectrum, within a tenth to a hundredth of it
+    linear = min(1.0, 10 ** np.floor(np.log10(np.abs(ends).max(initial=1e-300)) - 1)) if ends else 1.0
+    axes.set_xscale("symlog", linthresh=linear)
     axes.set_yscale("log")
     if ends:
-        low, high = min(-1.0, *ends), max(1.0, *ends)
+        low, high = min(-linear, *ends), max(linear, *ends)
         axes.set_xlim(-10 ** np.ceil(np.log10(-low)), 1.5 * high)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="x-small", frameon=False, labelspacing=1.5)
     axes.set_ylim(bottom=LEAST_DENSITY)
-    axes.xaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=range(2, 10)))
+    axes.xaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=range(2, 10)))
     axes.set(xlabel=r"eigenvalue $\lambda$ of the Hessian (ticks: extreme eigenvalues)",
              ylabel=r"density $\phi(\lambda)$")
     figure.suptitle(title, fontsize="medium")
@@ -85,6 +78,11 @@ def log_loss(loss: np.ndarray) -> tuple[np.ndarray, int]:
     z = log10(loss)
     finite = np.isfinite(z)
     return np.where(finite, z, z[finite].max(initial=LOWEST)), int((~finite).sum())
+
+
+def short(name: str) -> str:
+    """A label without what stands in brackets, which may be longer than an axis."""
+    return name.partition(" (")[0]
 
 
 def clipped(count: int) -> str:
@@ -105,7 +103,7 @@ def draw_surface(title: str, a: np.ndarray, b: np.ndarray, loss: np.ndarray, lin
                       ccount=len(b), linewidth=0, antialiased=True, shade=False)
     left.view_init(elev=30, azim=135)
     left.set_box_aspect(None, zoom=0.85)  # or the label of the vertical axis is cut off
-    left.set(xlabel="$a$", ylabel="$b$", zlabel=f"log$_{{10}}$ {loss_name}")
+    left.set(xlabel="$a$", ylabel="$b$", zlabel=f"log$_{{10}}$ {short(loss_name)}")
     right = figure.add_subplot(1, 2, 2)
     missing = 0
     for values, name, style in [(line_1, "along direction 1 ($b = 0$)", STYLES[0]),
@@ -115,7 +113,7 @@ def draw_surface(title: str, a: np.ndarray, b: np.ndarray, loss: np.ndarray, lin
         missing += few
     right.plot(0, 10 ** log_loss(line_1)[0][len(line) // 2], "o", color="black", markersize=5, label="the weights")
     right.set_yscale("log")
-    right.set(xlabel="step along the direction", ylabel=loss_name)
+    right.set(xlabel="step along the direction", ylabel=short(loss_name))
     right.legend(fontsize="small")
     figure.suptitle(title + clipped(bad + missing), fontsize="medium")
     return figure
@@ -131,11 +129,11 @@ def interactive_surface(title: str, a: np.ndarray, b: np.ndarray, loss: np.ndarr
     surface = go.Surface(
         x=a, y=b, z=z.T, colorscale="RdYlBu", reversescale=True, cmin=low, cmax=high, text=raw.T, hoverinfo="text",
         hovertemplate="a = %{x:.4g}<br>b = %{y:.4g}<br>loss = %{text}<extra></extra>",
-        colorbar={"title": {"text": f"log10 {loss_name}"}})
+        colorbar={"title": {"text": f"log10 {short(loss_name)}"}})
     figure = go.Figure(surface)
     figure.update_layout(
         title={"text": (title + clipped(bad)).replace("\n", "<br>")}, template="plotly_white",
-        scene={"xaxis_title": "a", "yaxis_title": "b", "zaxis_title": f"log10 {loss_name}",
+        scene={"xaxis_title": "a", "yaxis_title": "b", "zaxis_title": f"log10 {short(loss_name)}",
                "aspectmode": "cube", "camera": {"eye": {"x": -1.3, "y": 1.3, "z": 1.0}}})
     return figure.to_html(include_plotlyjs=True, full_html=True, div_id="surface")
 
@@ -178,7 +176,7 @@ def draw_path(title: str, t: np.ndarray, losses: Mapping[str, np.ndarray], error
             bad += int((~np.isfinite(values)).sum())
         if is_wide(list(paths.values())):
             axes.set_yscale("log")
-        axes.set_ylabel(label)
+        axes.set_ylabel(short(label))
     upper.legend(fontsize="small")
     lower.set_xlabel(f"$t$:  0 is {ends[0]},  1 is {ends[1]}", fontsize="small")
     gaps = f"\npoints that are not finite, gaps in the curves: {bad}" if bad else ""

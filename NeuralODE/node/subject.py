@@ -39,7 +39,7 @@ RENAMED = {"mode": "physics_mode", "weight": "lamb", "scale": "loss_scale", "tol
 ALIKE = {"pinn_region": "pinn", "pinn_alm": "pinn"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser, tool: str) -> None:
     """None beyond those of all modules: the data follow from config.json."""
 
 
@@ -96,7 +96,7 @@ class NodeSubject:
     """One run. Attributes and methods are those of `diagnosis.Subject`."""
 
     states = ("initial", "final")
-    loss_name, error_name = "training loss", "relative L2 error of the test rollout"
+    loss_name, error_name = "training loss L (data and physics)", "relative L2 error of the test rollout"
     floor, restrictions, chunk = None, {}, CHUNK
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype | None) -> None:

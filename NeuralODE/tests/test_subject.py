@@ -283,7 +283,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     result = found["metrics"]
     final = found["hessian"]["states"]["final"]
     assert final["method"] == "dense"
-    assert final["train_loss"] == pytest.approx(result["metrics"]["loss_total"], rel=1e-5)
+    assert final["loss"] == pytest.approx(result["metrics"]["loss_total"], rel=1e-5)
     one = subject(a)
     weights = [p.requires_grad_() for p in one.weights("final")]
     columns = hessian_product(one.gradients(weights), weights, torch.arange(1))(torch.eye(62, dtype=DOUBLE)[:, None])

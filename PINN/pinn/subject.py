@@ -27,7 +27,7 @@ from pinn.strategies.base import Row
 GPU_CHUNK = 16  # vectors of a Hessian product at a time on a GPU; on a CPU batches were not faster
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser, tool: str) -> None:
     """None beyond those of all modules: the data follow from config.json."""
 
 

@@ -111,7 +111,7 @@ def test_hessian_is_that_of_the_training_loss(runs: list[Path], capsys: pytest.C
     assert lanczos["highest"] == pytest.approx(s["highest"], rel=1e-6) and lanczos["method"] == "lanczos"
     assert abs(lanczos["trace"] - s["trace"]) < 3 * lanczos["trace_error"] + 1e-9
     assert abs(lanczos["mass"]["within"] - s["mass"]["within"]) < 0.2
-    assert s["train_loss"] == pytest.approx(read_strict(folder / "metrics.json")["train_loss"], rel=1e-12)
+    assert s["loss"] == pytest.approx(read_strict(folder / "metrics.json")["train_loss"], rel=1e-12)
     new = {f"{name}.{ending}" for name in ("hessian", "other") for ending in ("json", "npz", "png")}
     assert {name: data for name, data in files(folder).items() if name not in new} == kept
     lines = capsys.readouterr().out.splitlines()
@@ -139,7 +139,7 @@ def test_a_diverged_run(runs: list[Path], capsys: pytest.CaptureFixture[str]) ->
     torch.save(model, runs[0] / "model.pt")
     assert call("hessian", runs[0]) == 0
     states = read_strict(runs[0] / "hessian.json")["states"]
-    assert states["final"] == {"finite": False, "train_loss": None} and states["initial"]["lambda_max"] > 0
+    assert states["final"] == {"finite": False, "loss": None} and states["initial"]["lambda_max"] > 0
     assert f"{runs[0]}: final: weights, loss or Hessian are not finite" in capsys.readouterr().err
     assert call("hessian", runs[0], "--at", "final", "--name", "final") == 0, "a picture of nothing"
     for arguments in (["landscape", runs[0]], ["connectivity", runs[1], runs[0]], ["similarity", *runs]):
@@ -342,7 +342,7 @@ def test_bad_arguments(runs: list[Path], arguments: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("damage", "words"), [
-    (lambda f: (f / "model.pt").unlink(), "has no model.pt: it was trained with --no-save_model"),
+    (lambda f: (f / "model.pt").unlink(), "has no model.pt: trained with --no-save_model"),
     (lambda f: (f / "model.pt").write_bytes(b"PK"), "model.pt is damaged"),
     (lambda f: (f / "metrics.json").unlink(), "has no metrics.json: it is still at work"),
     (lambda f: (f / "config.json").unlink(), "has no config.json"),

@@ -21,23 +21,10 @@ from pinn.drawing import (  # noqa: E402
     interactive_surface,
     is_wide,
     log_loss,
-    smoothed,
 )
 
 AXIS = np.linspace(-1, 1, 5)
 BOWL = 1e-3 + AXIS[:, None] ** 2 + 4 * AXIS**2
-
-
-def test_curve_of_a_density() -> None:
-    """Gaussians of variance 5e-5 x range at the nodes, their integral 1; NaN where there is nothing to draw."""
-    nodes, weights = [[-1, 0, 999], [0, 999, np.nan]], [[0.2, 0.5, 0.3], [0.6, 0.4, 0]]
-    density = Density(np.array(nodes), np.array(weights), np.zeros((2, 3)))
-    x, phi = smoothed(density)
-    sd = np.sqrt(5e-5 * 1000)
-    assert np.trapezoid(np.nan_to_num(phi), x) == pytest.approx(1, rel=1e-3)
-    for node, weight in [(-1, 0.1), (0, 0.55), (999, 0.35)]:
-        assert phi[np.abs(x - node).argmin()] == pytest.approx(weight / (sd * np.sqrt(2 * np.pi)), rel=1e-3)
-    assert np.isnan(phi).any() and np.nanmin(phi) >= LEAST_DENSITY and np.diff(x).min() > 0
 
 
 def test_spectrum() -> None:

@@ -47,7 +47,10 @@ def is_there(path: Path, now: Mapping[str, Any], before: Callable[[dict[str, Any
         raise UsageError(f"{error}; {again}") from None
     if not found:
         return False
-    old, now = before(found), strict(now)
+    try:
+        old, now = before(found), strict(now)
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged: it does not say what it was made with; {again}") from None
     other = [f"{flag} {old.get(flag)} -> {now.get(flag)}" for flag in now | old if old.get(flag) != now.get(flag)]
     if other:
         raise UsageError(f"{path} was made with other arguments: {', '.join(other)}; {again}")

@@ -44,6 +44,14 @@ def random_directions(params: Sequence[Tensor], count: int, seed: int) -> list[l
             for _ in range(count)]
 
 
+def with_sign(vectors: Tensor) -> Tensor:
+    """Eigenvectors (k, p), known up to their sign, with the one that makes the largest component in magnitude positive.
+
+    Whatever they were computed from, they then point the same way.
+    """
+    return vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
+
+
 def normalise(direction: Sequence[Tensor], params: Sequence[Tensor], filters: Sequence[int | None],
               how: str) -> list[Tensor]:
     """Scale a direction by one of the rules above; what has norm zero in it stays zero.

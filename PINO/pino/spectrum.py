@@ -12,12 +12,17 @@ Lanczos from random signs v (Rademacher), with the basis V = [v_1 .. v_m] kept o
 
 - density: (1/p) sum_i f(lambda_i) = E[v' f(A) v] ~ sum_k w_k f(theta_k), w_k = S_1k^2 (density.py);
 - eigenpairs: Ritz vectors V s_k, and what Rayleigh and Ritz make of those of all probes together, at no more products;
-- trace: tr A = tr V' A V + E[(P z)' A (P z)] with z of random signs, P = I - V V' of the first probe, whose V takes the
-  few large eigenvalues out of what has to be estimated. z is independent of V, so no bias
+- trace: tr A = tr V' A V + E[(P z)' A (P z)] with z of random signs, P = I - V V' of the last probe, whose V takes the
+  few large eigenvalues out of what has to be estimated
   (Meyer, Musco, Musco and Woodruff 2021, arXiv 2010.09649, with a Krylov space in place of their sketch).
+  z is independent of V: no bias with a number of samples that is fixed. One that depends on the error which the samples
+  themselves show, as here, leaves a little.
 
-Coefficients are float64, vectors are of the precision and on the device that they start with. A probe takes p times
-m + 1 numbers, `chunk` probes at a time. `dense` gives all of A, for small p, and the same results exactly.
+Coefficients are float64, vectors are of the precision and on the device that they start with. `dense` gives all of A,
+for small p, and the same results exactly.
+
+Memory, in vectors of p numbers: m + 1 for every probe at work, of which there are `chunk` or as many as fit into 4 GB
+(but one at least), and 20 top beside them, or 40 where that is more: 201 in all with m = 100, top = 5, one probe.
 """
 
 import math
@@ -34,6 +39,7 @@ from .hessian import Linear, dot
 
 DOUBLE = torch.float64
 DENSE = 1000  # rows up to which method "auto" takes all of the matrix
+BASES = 4e9  # bytes of Lanczos vectors of probes side by side; a single probe may take more
 ROUND = 10  # samples of the trace between two looks at its error, and the fewest
 
 
@@ -258,8 +264,11 @@ def spectrum(product: Linear, size: int, *, like: Tensor, method: str = "auto", 
         return _dense_spectrum(counted, size, like, top)
     generator = torch.Generator().manual_seed(seed)
     rules, vectors, images = [], like.new_zeros(0, size), like.new_zeros(0, size)
-    for start in range(0, probes, chunk):
-        krylov = lanczos(counted, signs(generator, min(chunk, probes - start), size, like), iterations)
+    fit = int(BASES / (like.element_size() * (min(iterations, size) + 1) * size))
+    together = max(1, min(chunk, fit))
+    for start in range(0, probes, together):
+        krylov = None  # let go of before the next is made
+        krylov = lanczos(counted, signs(generator, min(together, probes - start), size, like), iterations)
         if not krylov.alphas.isfinite().all() or not krylov.betas.isfinite().all():
             return _not_finite("lanczos", counted.count, like, size)
         for row in range(len(krylov.counts)):
@@ -268,11 +277,8 @@ def spectrum(product: Linear, size: int, *, like: Tensor, method: str = "auto", 
             few = extremes(len(values), top)
             more = ritz_vectors(krylov, row, s[:, few], values[few])
             vectors, images = rayleigh_ritz(*(torch.cat(both) for both in zip((vectors, images), more)), top)
-        if start == 0:
-            basis, known = krylov.basis[0, : int(krylov.counts[0])].clone(), krylov.alphas[0].sum().item()
-        del krylov  # before the next is made
     trace = deflated_trace(counted, lambda count: signs(generator, count, size, like), trace_samples,
-                           basis=basis, known=known)
+                           basis=krylov.basis[-1, : int(krylov.counts[-1])], known=krylov.alphas[-1].sum().item())
     vectors, images = rayleigh_ritz(vectors, counted(vectors), top)
     values = dot(vectors, images)
     rest = images - values.to(images)[:, None] * vectors

@@ -44,7 +44,7 @@ MOST_VECTORS = 16
 SPECTRAL_OUT = 4  # axis of the output channels in a spectral weight
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser, tool: str) -> None:
     """Where the data of the runs are."""
     parser.add_argument("--data_dir", metavar="DIR", help="folder of the data files that the runs were trained on "
                         "(PINO_DATA_DIR, or PINO/data)")

@@ -338,7 +338,7 @@ def test_command(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     found = {path.stem: json.loads(path.read_text()) for path in a.glob("*.json")}
     result, others = found["metrics"], json.loads((b / "metrics.json").read_text())
     final = found["hessian"]["states"]["final"]
-    assert final["method"] == "dense" and final["train_loss"] == pytest.approx(result["train_loss"], rel=1e-5)
+    assert final["method"] == "dense" and final["loss"] == pytest.approx(result["train_loss"], rel=1e-5)
     assert len(final["highest"]) == 5 and final["lambda_max"] > 0 > final["lambda_min"]
     assert found["landscape"]["loss"] == result["train_loss"]
     path = found["connectivity_adam-r_4-n_4-seed_1"]
