@@ -145,6 +145,7 @@ def test_statistics_along_a_path(home: Path) -> None:
     """Those that torch estimates from the training images, at every network; nearly the recorded loss at an end."""
     found = opened(home)
     params, path = found.weights("final"), found.along_path()
+    assert not {"train", "test", "training"} & {*vars(found), *vars(path)}, "loaded where they are needed"
     pixels, labels = first_images(home, 40, torch.float32)
     expected = []
     for factor in (1.0, 1.1):
@@ -253,7 +254,7 @@ def diagnose(*argv: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands(home: Path, tmp_path: Path) -> None:
-    """The four tools on real runs from another folder, as a subprocess where there is none; the runs stay as they are."""
+    """The four tools on real runs from another folder, a process that finds no run; the runs stay as they are."""
     first, second = home / RUN / "n_40/seed_0", home / RUN / "n_40/seed_1"
     before = {path: path.read_bytes() for run in (first, second) for path in run.iterdir()}
     data = ["--data_dir", str(home / "data"), "--no-verify"]

@@ -27,11 +27,11 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import small  # noqa: E402
-from fno import subject  # noqa: E402
+from fno import diagnosis_tools, subject  # noqa: E402
 from fno.files import UsageError  # noqa: E402
 from fno.hessian import flatten, gradients_of, hessian_product, unflatten  # noqa: E402
 from fno.objective import Parts  # noqa: E402
-from fno.spectrum import of_one  # noqa: E402
+from fno.spectrum import dense, of_one  # noqa: E402
 
 DOUBLE, ROW = torch.float64, torch.arange(1)
 RUN = "runs/fno_tiny/poisson/adam/k_1-2.5"  # below the folder of `home`
@@ -48,6 +48,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                           folder / "runs", *flags, cwd=folder)
         assert done.returncode == 0, done
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not painted: PINN's test_drawing.py and test_command do."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"a picture"))
+    monkeypatch.setattr(diagnosis_tools, "interactive_surface", lambda *_: "a page")
 
 
 def opened(home: Path, run: str = "n_24/seed_0", dtype: torch.dtype | None = None, style: str = "sum",
@@ -114,10 +121,11 @@ def test_what_training_recorded(home: Path) -> None:
     both = [torch.cat(pair) for pair in zip(initial, final, strict=True)]
     assert found.losses(both).tolist() == [found.losses(initial).item(), found.losses(final).item()]
     probed = opened(home, dtype=DOUBLE, probe=48)
-    weights = probed.weights("final")
-    plain = torch.func.hessian(lambda w: plain_loss(probed, w))(flatten(weights, weights)[0])
-    assert result["metrics"]["lambda_max"] == pytest.approx(torch.linalg.eigvalsh(plain)[-1].item(), rel=1e-3)
+    weights = leaves(probed.weights("final"))
+    matrix = dense(of_one(hessian_product(probed.gradients(weights), weights, ROW)), 115, weights[0].detach(), chunk=23)
+    assert result["metrics"]["lambda_max"] == pytest.approx(torch.linalg.eigvalsh(matrix)[-1].item(), rel=1e-3)
     path = found.along_path()
+    assert not {"samples", "test", "training"} & vars(path).keys(), "loaded where they are needed"
     assert path.losses(final).item() == result["metrics"]["train_objective"] and "24 of the 24" in path.data
     assert path.errors(final).item() == result["metrics"]["test_error_last"] and len(path.test) == 8
 
@@ -227,15 +235,20 @@ def diagnose(*argv: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_hessian_command_from_elsewhere(home: Path, tmp_path: Path) -> None:
-    """A subprocess: all 115 eigenvalues at two states, lambda_max over 2 N^2, and without the output bias."""
+    """All 115 eigenvalues at two states, lambda_max over 2 N^2, and without the output bias; a process without data."""
     run = home / RUN / "n_24/seed_1"
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    words = ["hessian", str(run), "--data_dir", str(home / "data"), "--at", "initial", "best", "--probe", "4"]
-    done = subprocess.run([sys.executable, str(small.FNO / "diagnose.py"), *words, "--device", "cpu"], cwd=tmp_path,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    words = ["hessian", str(run), "--data_dir", str(home / "data"), "--at", "initial", "best", "--probe", "4",
+             "--chunk", "23"]
+    done = subprocess.run([sys.executable, str(small.FNO / "diagnose.py"), *words[:2], "--data_dir", "nowhere"],
+                          cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 2 and "/nowhere/_train_k1.0_2.5_32k.h5: no such data file" in done.stderr, done
+    done = diagnose(*words, cwd=tmp_path)
     assert done.returncode == 0 and "times its floor" in done.stdout, done
     found = small.read_strict(run / "hessian.json")
     assert found["data"].startswith("a probe of 4 samples") and found["parameters"] == 115
+    assert found["loss_name"] == "training loss (sum of squares over the grid, mean over samples)"
     for state in found["states"].values():
         assert state["method"] == "dense" and state["floor"] == 512
         assert 1 <= state["lambda_max_over_floor"] == state["lambda_max"] / 512

@@ -23,6 +23,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import diagnose  # noqa: E402
+from node import diagnosis_tools  # noqa: E402
 from node import train as training  # noqa: E402
 from node.arguments import parse  # noqa: E402
 from node.data import make_pairs  # noqa: E402
@@ -254,7 +255,7 @@ def test_weights_that_the_training_began_with(folder: Path, tmp_path: Path) -> N
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All four tools on two seeds, by relative paths from another directory; one of them as a process of its own."""
+    """All four tools on two seeds, by relative paths from another directory; a process that finds no run."""
     a, b = train(f"{LBFGS} --physics-mode pinn --seeds 0 1", tmp_path / "runs")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -262,8 +263,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     kept = {path: path.read_bytes() for path in (*a.iterdir(), *b.iterdir())}
     paths = [os.path.relpath(folder) for folder in (a, b)]
 
-    # pictures are half of the time: the process draws its own
+    # pictures are half of the time: PINN's test_drawing.py and test_command paint them
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"a picture"))
+    monkeypatch.setattr(diagnosis_tools, "interactive_surface", lambda *_: "a page")
 
     def command(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["diagnose.py", *words])
@@ -272,9 +274,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             signal.signal(number, signal.SIG_DFL)
         return code
 
-    done = subprocess.run([sys.executable, str(TESTS.parent / "diagnose.py"), "hessian", paths[0]], text=True,
+    done = subprocess.run([sys.executable, str(TESTS.parent / "diagnose.py"), "hessian", "nowhere"], text=True,
                           capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0 and "final: loss" in done.stdout, done.stderr
+    assert (done.returncode, done.stderr) == (2, f"error: RUN_FOLDER {elsewhere}/nowhere: there is no such folder\n")
+    assert command("hessian", paths[0], "--device", "cpu") == 0 and "final: loss" in capsys.readouterr().out
     assert command("landscape", paths[0], "--grid", "5", "--line_points", "11", "--device", "cpu") == 0
     assert command("connectivity", *paths, "--steps", "5", "--points", "5", "--curves", "bezier", "--device",
                    "cpu") == 0
@@ -295,7 +298,4 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert path["ends"]["error"] == pytest.approx([r["test_error"] for r in (result, others)], rel=1e-5)
     assert found["similarity"]["layers"] == ["hidden 1", "hidden 2", "hidden 3", "output"]
     assert kept == {path: path.read_bytes() for path in kept}, "nothing of the runs has changed"
-    capsys.readouterr()
-    assert command("hessian", "nowhere") == 2
-    assert capsys.readouterr().err == f"error: RUN_FOLDER {elsewhere}/nowhere: there is no such folder\n"
     assert command("landscape", paths[0], "--at", "best") == 2

@@ -2,8 +2,9 @@
 
 Each function takes numbers and gives a matplotlib figure; `interactive_surface` gives a web page of one file. A loss
 is drawn as log10, a density phi(lambda) (its integral is 1) over a symmetric logarithmic axis that is linear between
--1 and 1. Gaussians of the variance 5e-5 x range stand for the nodes of a density: what is narrower, such as a peak at
-zero, is not resolved, and is told by the masses that are written beside the curve.
+-1 and 1, or nearer to zero where most of the spectrum lies within that. Gaussians stand for the nodes of a density
+(`Density.curve`): what is narrower, such as a peak at zero, is not resolved, and is told by the masses that are written
+beside the curve.
 
     figure = draw_surface("PINN, convection, beta = 5", a, b, loss, line, line_1, line_2, "training loss")
     atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))

@@ -33,6 +33,8 @@ def test_spectrum() -> None:
     figure = draw_spectrum("title", {"initial": (density, [200.0, -3.0], "mass 10 %"), "final": (density, [200.0], "")})
     (axes,) = figure.axes
     assert [line.get_linestyle() for line in axes.lines[::2]] == ["-", "--"]
+    drawn = axes.lines[0].get_ydata()
+    assert np.isnan(drawn).any() and np.nanmin(drawn) >= LEAST_DENSITY, "gaps where there is nothing"
     assert axes.lines[1].get_xdata().tolist() == [200, -3]
     assert axes.get_legend().get_texts()[0].get_text() == "initial\nmass 10 %"
     assert (axes.get_xscale(), axes.get_yscale(), axes.get_ylim()[0]) == ("symlog", "log", LEAST_DENSITY)

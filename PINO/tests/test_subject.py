@@ -24,7 +24,7 @@ sys.path[:0] = [str(small.PINO), str(small.PINO / "scripts")]
 
 import darcy_sweep  # noqa: E402
 import diagnose  # noqa: E402
-from pino import generate, subject  # noqa: E402
+from pino import diagnosis_tools, generate, subject  # noqa: E402
 from pino.arguments import parse  # noqa: E402
 from pino.files import UsageError, write_json  # noqa: E402
 from pino.hessian import hessian_product  # noqa: E402
@@ -311,7 +311,7 @@ def test_weights_that_the_training_began_with(tmp_path: Path, data: Path) -> Non
 
 def test_command(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
                  capsys: pytest.CaptureFixture[str]) -> None:
-    """All four tools on two seeds, by relative paths from another directory; one of them as a process of its own."""
+    """All four tools on two seeds, by relative paths from another directory; a process that finds no data."""
     a, b = train("--steps 3 --seeds 0 1", tmp_path / "runs", data)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -319,8 +319,9 @@ def test_command(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
     kept = {path: path.read_bytes() for path in (*a.iterdir(), *b.iterdir())}
     paths, there = [os.path.relpath(folder) for folder in (a, b)], os.path.relpath(data)
 
-    # pictures are half of the time: the process draws its own
+    # pictures are half of the time: PINN's test_drawing.py and test_command paint them
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"a picture"))
+    monkeypatch.setattr(diagnosis_tools, "interactive_surface", lambda *_: "a page")
 
     def command(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["diagnose.py", *words, "--data_dir", there, "--device", "cpu"])
@@ -329,9 +330,10 @@ def test_command(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
             signal.signal(number, signal.SIG_DFL)
         return code
 
-    done = subprocess.run([sys.executable, str(small.PINO / "diagnose.py"), "similarity", *paths], text=True,
-                          capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PINO_DATA_DIR": there})
-    assert done.returncode == 0 and "Fourier layer 4" in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, str(small.PINO / "diagnose.py"), "hessian", *paths], text=True,
+                          capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PINO_DATA_DIR": "nowhere"})
+    assert done.returncode == 2 and done.stderr.startswith("error: --data_dir nowhere must hold the data"), done.stderr
+    assert command("similarity", *paths) == 0 and "Fourier layer 4" in capsys.readouterr().out
     assert command("hessian", paths[0], "--at", "final") == 0
     assert command("landscape", paths[0], "--grid", "5", "--line_points", "5", "--directions", "random") == 0
     assert command("connectivity", *paths, "--steps", "5", "--points", "5", "--curves", "bezier") == 0
@@ -346,6 +348,3 @@ def test_command(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
                             "error": [r["test_error"] for r in (result, others)]}
     assert found["similarity"]["layers"] == [f"Fourier layer {k}" for k in range(1, 5)] + ["output"]
     assert kept == {path: path.read_bytes() for path in kept}, "nothing of the runs has changed"
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["diagnose.py", "hessian", *paths, "--data_dir", "nowhere"])
-    assert diagnose.main() == 2 and capsys.readouterr().err.startswith("error: --data_dir nowhere must hold the data")

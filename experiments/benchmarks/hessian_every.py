@@ -2,8 +2,8 @@
 """What --hessian_every log costs a PINN: 2000 iterations of L-BFGS on 1D convection, with and without it.
 
 Both are trained in turns; the table has medians of the seconds of a training, of the processor on a CPU, so that other
-work on the machine counts little, and the median of the ratios of neighbours. Of the 20 log-spaced times those that fall into one call of L-BFGS (20
-iterations) are one measurement.
+work on the machine counts little, and the median of the ratios of neighbours. Of the 20 log-spaced times those that
+fall into one call of L-BFGS (20 iterations) are one measurement.
 
     python experiments/benchmarks/hessian_every.py                             # about 7 minutes on two cores
     python experiments/benchmarks/hessian_every.py --sizes 10000 --betas 5 20 35 50 --device cuda
