@@ -123,7 +123,7 @@ def draw(panels: Sequence[Panel[Course]]) -> Figure:
             axes.set(xticks=(), yticks=())
             axes.text(0.5, 0.5, "no finished run with lambda_max in history.csv", transform=axes.transAxes, ha="center",
                       va="center")  # fmt: skip
-    handles = [Line2D([], [], color=LOSS, label="training loss"),
+    handles = [Line2D([], [], color=LOSS, label="training loss (mean and sd of logs)"),
                Line2D([], [], color=CURVATURE, linestyle="--", label=r"$\lambda_{max}$ of the Hessian"),
                Patch(color=SHARPENING, label="sharpening"), Patch(color=STABLE, label="stable")]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
@@ -131,7 +131,7 @@ def draw(panels: Sequence[Panel[Course]]) -> Figure:
 
 
 def _seeds(panel: Panel[Course]) -> str:
-    return f": mean and sd of logs over {len(panel.found)} seeds" if len(panel.found) > 1 else ": one seed"
+    return f", {len(panel.found)} seeds" if len(panel.found) > 1 else ", one seed"
 
 
 def _draw_course(axes: Axes, courses: Sequence[Course]) -> None:
@@ -179,7 +179,7 @@ RISES = Claim("lambda_max rises sharply while the training loss falls, in all se
               f"in each, lambda_max grows from the start to its peak by a factor of {RISE:g} or more, and the loss "
               f"falls by as much; {NO_RISE:g} or less refutes it")  # fmt: skip
 TOGETHER = Claim("the loss falls fastest while lambda_max rises",
-                 "lambda_max grows around the fastest fall of the mean log loss per decade of iterations, by two "
+                 "lambda_max grows around the fastest fall of the mean log loss per iteration, by two "
                  f"standard errors over the seeds (one seed: a factor of {NO_RISE:g})")  # fmt: skip
 FLAT = Claim("then both are stable", "after the sharpening both stay within half a decade")
 GROWS = Claim("curvature increases in all settings, while the training loss falls",
@@ -219,11 +219,11 @@ def checks_dynamics(panels: Sequence[Panel[Course]]) -> list[Check]:
     if shared.split is None:
         return [*found, *untold([TOGETHER, FLAT], f"the seeds share fewer than {FEWEST} points")]
     x, (loss, curvature) = shared.iterations, (shared.loss.mean(0), shared.curvature.mean(0))
-    speed = np.gradient(loss, np.log10(x + 1))
+    speed = np.gradient(loss, x)
     fastest = int(np.argmin(speed))
     before, after = max(fastest - 1, 0), min(fastest + 1, len(x) - 1)
     changes = shared.curvature[:, after] - shared.curvature[:, before]
-    here = (f"fastest fall per decade at iteration {x[fastest]:g}; from {x[before]:g} to {x[after]:g} lambda_max "
+    here = (f"fastest fall at iteration {x[fastest]:g}; from {x[before]:g} to {x[after]:g} lambda_max "
             f"changes by a factor of {number(math.exp(changes.mean()))}")  # fmt: skip
     rising = beyond_noise(float(changes.mean()), standard_error(changes), math.log(NO_RISE))
     found.append(Check(TOGETHER, here, all_of([rising, bool(speed[fastest] < -1e-9)], gone), gone or CLOSE))
