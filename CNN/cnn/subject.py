@@ -28,7 +28,7 @@ from .files import UsageError
 from .hessian import Gradient, gradients_of
 from .objective import PROBE, logits, probe, training_loss
 from .record import Run
-from .saved import check_rebuilt, read_finished, read_weights
+from .saved import read_weights, reopen
 from .settings import Data, Recording, Settings
 
 PROBED = ("hessian", "landscape")  # tools that take it
@@ -65,15 +65,11 @@ def open_run(folder: Path, args: argparse.Namespace) -> tuple[Settings, Run]:
     Raises:
         UsageError: when there is no finished CNN run, it is not what config.json says, or the images are others.
     """
-    config, _ = read_finished(folder, "CNN")
-    path = folder.resolve()
-    try:
+    def make(config: dict[str, Any], _: dict[str, Any], path: Path) -> tuple[Settings, Run]:
         settings = rebuild(config, path, args)
-        run = settings.run(config["seed"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UsageError(f"{path}/config.json is damaged: {type(error).__name__}: {error}") from error
-    check_rebuilt(run, config, folder)
-    return settings, run
+        return settings, settings.run(config["seed"])
+
+    return reopen(folder, "CNN", make)
 
 
 def rebuild(config: dict[str, Any], path: Path, args: argparse.Namespace) -> Settings:

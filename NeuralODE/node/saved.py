@@ -1,20 +1,21 @@
 # Twin of PINN/pinn/saved.py - edit there and run: python experiments/twins.py --fix
 """What a finished run has left in its folder: configuration, result, weights; with one clear line for all else.
 
-    config, result = read_finished(Path("results/convection/lbfgs/beta_5/n_1000/seed_0"), "PINN")
-    run = settings.run(...)  # rebuilt from `config` by the module
-    check_rebuilt(run, config, folder)
+    settings, run = reopen(Path("results/convection/lbfgs/beta_5/n_1000/seed_0"), "PINN", rebuild)
     params = read_weights(run.path / "model.pt")["params"]
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .files import UsageError, read_text, strict
 from .record import Run
+
+Settings = TypeVar("Settings")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -56,13 +57,19 @@ def read_finished(folder: Path, module: str) -> tuple[dict[str, Any], dict[str, 
     return config, result
 
 
-def check_rebuilt(run: Run, config: dict[str, Any], folder: Path) -> None:
-    """Look that a run rebuilt from its config.json is the one in the folder.
+def reopen(folder: Path, module: str,
+           rebuild: Callable[[dict[str, Any], dict[str, Any], Path], tuple[Settings, Run]]) -> tuple[Settings, Run]:
+    """Settings and run of a finished run, which the module rebuilds from config.json, metrics.json and the folder.
 
     Raises:
-        UsageError: naming the arguments that differ, or the folder that it should be.
+        UsageError: when there is no such run, or it is not what config.json says.
     """
-    rebuilt, path = strict(run.config), folder.resolve()
+    path, (config, result) = folder.resolve(), read_finished(folder, module)
+    try:
+        settings, run = rebuild(config, result, path)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UsageError(f"{path}/config.json is damaged: {type(error).__name__}: {error}") from error
+    rebuilt = strict(run.config)
     other = [name for name in config | rebuilt
              if name not in run.volatile and config.get(name) != rebuilt.get(name)]
     if other:
@@ -70,6 +77,7 @@ def check_rebuilt(run: Run, config: dict[str, Any], folder: Path) -> None:
     if run.path != path:
         raise UsageError(f"RUN_FOLDER {folder} must end with what its config.json says: {run.key.folder()}")
     run.flag = "RUN_FOLDER"
+    return settings, run
 
 
 def read_weights(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from node.model import MLP, propagate
 from node.objective import Objective, Problem
 from node.record import Run
 from node.rollout import relative_l2_by_component
-from node.saved import check_rebuilt, read_finished, read_weights
+from node.saved import read_weights, reopen
 from node.settings import Settings
 from node.strategies import STRATEGIES
 from node.strategies.base import set_option
@@ -58,16 +58,12 @@ def open_run(folder: Path) -> tuple[Settings, Run]:
     Raises:
         UsageError: when there is no finished NeuralODE run, or it is not what config.json says.
     """
-    config, result = read_finished(folder, "NeuralODE")
-    path = folder.resolve()
-    try:
+    def make(config: dict[str, Any], result: dict[str, Any], path: Path) -> tuple[Settings, Run]:
         n = result["data"]["value"]
         settings = rebuild(config, n, path)
-        run = settings.run(config["inv_b"], n, config["seed"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UsageError(f"{path}/config.json is damaged: {type(error).__name__}: {error}") from error
-    check_rebuilt(run, config, folder)
-    return settings, run
+        return settings, settings.run(config["inv_b"], n, config["seed"])
+
+    return reopen(folder, "NeuralODE", make)
 
 
 def rebuild(config: dict[str, Any], n: int, path: Path) -> Settings:

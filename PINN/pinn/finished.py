@@ -22,7 +22,7 @@ import torch
 from pinn.files import UsageError
 from pinn.pdes import SYSTEMS
 from pinn.record import Run
-from pinn.saved import check_rebuilt, read_finished
+from pinn.saved import reopen
 from pinn.session import Progress, Signals, keep_freed_memory
 from pinn.settings import Settings
 from pinn.strategies import STRATEGIES
@@ -39,15 +39,11 @@ def open_run(folder: Path) -> tuple[Settings, Run]:
     Raises:
         UsageError: when there is no finished PINN run, or it is not what config.json says.
     """
-    config, _ = read_finished(folder, "PINN")
-    path = folder.resolve()
-    try:
+    def make(config: dict[str, Any], _: dict[str, Any], path: Path) -> tuple[Settings, Run]:
         settings, physical, seed = rebuild(config, path)
-        run = settings.run(physical, seed)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UsageError(f"{path}/config.json is damaged: {type(error).__name__}: {error}") from error
-    check_rebuilt(run, config, folder)
-    return settings, run
+        return settings, settings.run(physical, seed)
+
+    return reopen(folder, "PINN", make)
 
 
 def rebuild(config: dict[str, Any], path: Path) -> tuple[Settings, float, int]:

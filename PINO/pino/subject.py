@@ -30,7 +30,7 @@ from pino.hessian import Gradient, gradients_of
 from pino.model import FNO2d
 from pino.objective import Objective
 from pino.record import Run
-from pino.saved import check_rebuilt, read_finished, read_weights
+from pino.saved import read_weights, reopen
 from pino.settings import Settings, default_block
 from pino.sources import Source
 from pino.store import Recipe, find
@@ -71,16 +71,13 @@ def open_run(folder: Path, data_dir: str | None, benchmark_dir: str | None) -> t
     Raises:
         UsageError: when there is no finished PINO run, or it is not what config.json says.
     """
-    config, _ = read_finished(folder, "PINO")
-    path = folder.resolve()
-    try:
+    def make(config: dict[str, Any], _: dict[str, Any], path: Path) -> tuple[Settings, Run]:
         settings = rebuild(config, find_source(config, data_dir, benchmark_dir), path)
         run = settings.run(config["r"], config["seed"])
         run.config |= {name: config[name] for name in ("warm_start", "ckpt_dir")}  # for initial weights only
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UsageError(f"{path}/config.json is damaged: {type(error).__name__}: {error}") from error
-    check_rebuilt(run, config, folder)
-    return settings, run
+        return settings, run
+
+    return reopen(folder, "PINO", make)
 
 
 def rebuild(config: dict[str, Any], source: Source, path: Path) -> Settings:
