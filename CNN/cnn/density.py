@@ -20,15 +20,10 @@ import numpy as np
 SMOOTHING = 5e-5  # variance of the kernel of a curve over the range of the spectrum, as published
 
 
-class Estimate(NamedTuple):
-    """A mean over independent probes and its standard error: NaN for a single probe, 0 where nothing is sampled."""
-
-    value: float
-    error: float
-
-
 class Mass(NamedTuple):
     """A share of the eigenvalues: mean over the probes, its standard error, and what Lanczos can tell at all.
+
+    The error is NaN for a single probe, and 0 where nothing is sampled.
 
     Sampling apart, the share lies between least and most, the bounds of Chebyshev, Markov and Stieltjes: no others
     follow from the same products. Where they are far apart, inside an unresolved cluster, the mean says nothing.
@@ -64,10 +59,10 @@ class Density:
             arrays[:, row, : rule.shape[1]] = rule
         return cls(*arrays)
 
-    def _mean(self, each: np.ndarray) -> Estimate:
-        """Mean of a number a probe, (probes,)."""
+    def _mean(self, each: np.ndarray) -> tuple[float, float]:
+        """Mean of a number a probe, (probes,), and its standard error."""
         error = 0.0 if self.exact else each.std(ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
-        return Estimate(float(each.mean()), float(error))
+        return float(each.mean()), float(error)
 
     def _up_to(self, x: float, inclusive: bool) -> np.ndarray:
         """Weight of the nodes below x (or at it), and the least and the most that it can stand for, (3, probes)."""
@@ -84,14 +79,6 @@ class Density:
         (value, least, most), (before, before_least, before_most) = self._up_to(x, True), self._up_to(-x, False)
         least, most = (least - before_most).clip(0), most - before_least
         return Mass(*self._mean(value - before), float(least.mean()), float(most.mean()))
-
-    def moment(self, k: int) -> Estimate:
-        """Mean of lambda^k over all eigenvalues, tr(A^k) / p."""
-        return self._mean(np.where(np.isnan(self.nodes), 0.0, self.weights * self.nodes**k).sum(1))
-
-    def trace(self, p: int) -> Estimate:
-        """Trace of A: p times the mean eigenvalue. Plain Hutchinson, far less precise than `deflated_trace`."""
-        return Estimate(*(p * x for x in self.moment(1)))
 
     @property
     def ritz_values(self) -> int:

@@ -62,10 +62,6 @@ class Pairs(NamedTuple):
     vectors: Tensor  # (k, p), orthonormal
     residuals: Tensor  # (k,) float64, on the CPU: |A u - value u|
 
-    def resolved(self, tol: float = 1e-3) -> Tensor:
-        """Which are eigenvalues: residual at most tol |value|, (k,)."""
-        return self.residuals <= tol * self.values.abs()
-
 
 @dataclass(frozen=True)
 class Spectrum:

@@ -57,16 +57,6 @@ def alignment(kernels: Sequence[Tensor]) -> Tensor:
     return products / norms / norms[:, None]
 
 
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear CKA of features (N, d) and (N, d'); NaN when one of them is constant."""
-    return alignment([linear_kernel(x), linear_kernel(y)])[0, 1].item()
-
-
-def rbf_cka(x: Tensor, y: Tensor, bandwidth: float = 0.4, sigma: float | None = None) -> float:
-    """RBF CKA of features (N, d) and (N, d'), see `rbf_kernel`; NaN when one of them is constant."""
-    return alignment([rbf_kernel(linear_kernel(z), bandwidth, sigma) for z in (x, y)])[0, 1].item()
-
-
 def similarity(features: Sequence[Mapping[str, Tensor]], bandwidth: float = 0.4,
                sigma: float | None = None) -> tuple[list[str], np.ndarray, np.ndarray]:
     """CKA of each two of k networks, layer by layer; (k + 6) N^2 numbers are held at a time.

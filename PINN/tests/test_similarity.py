@@ -10,7 +10,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pinn.similarity import linear_cka, rbf_cka, similarity
+from pinn.similarity import alignment, linear_kernel, rbf_kernel, similarity
 
 DOUBLE = torch.float64
 
@@ -25,6 +25,16 @@ def definition(k: Tensor, q: Tensor) -> float:
     h = torch.eye(len(k), dtype=DOUBLE) - 1 / len(k)
     products = [torch.trace(a @ h @ b @ h) for a, b in ((k, q), (k, k), (q, q))]
     return (products[0] / (products[1] * products[2]).sqrt()).item()
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear CKA of features (N, d) and (N, d')."""
+    return alignment([linear_kernel(x), linear_kernel(y)])[0, 1].item()
+
+
+def rbf_cka(x: Tensor, y: Tensor, **width: float) -> float:
+    """RBF CKA of features (N, d) and (N, d')."""
+    return alignment([rbf_kernel(linear_kernel(z), **width) for z in (x, y)])[0, 1].item()
 
 
 @pytest.mark.parametrize("n, d", [(30, 5), (10, 40)])
