@@ -10,8 +10,8 @@
 #     FIGURE   5: surfaces | 6, 16: spectral densities | 7, 12: sharpening | 13: surfaces and densities of
 #              reaction-diffusion | 11: maps of lambda_max | 14: tail exponents | 15: path from L-BFGS to ALM; several
 #              of them, or all  [5 6 7 12 13 15 16]
-#     SCALE    smoke: a minute a run, an FNO some | laptop: PINNs of 2,000 iterations, the smallest FNO on 64 x 64 grids, a narrow
-#              ResNet on 1,000 images | paper: its cells and networks, for GPUs  [laptop]
+#     SCALE    smoke: a look whether all works | laptop: PINNs of 2,000 iterations, the smallest FNO on 64 x 64 grids, a
+#              narrow ResNet on 1,000 images | paper: its cells and networks, for GPUs  [laptop]
 #     LAUNCH   slurm: submit to SLURM | local: train here | print: show the commands | auto: slurm where it answers,
 #              else local  [auto]
 #     JOBS     tasks at a time, with local  [number of GPUs, else of cores]
@@ -26,9 +26,9 @@
 #     PYTHON   the Python to use  [see experiments/setup.sh]
 #
 # One task is one run: its training, as the sweep of its module would do it (of PINNs with --hessian_every log), then the
-# tools of diagnose.py, each also where one before it failed. Figures share runs: each is trained once. Those of figure 11 are whole maps, in OUTDIR/maps. Interrupted
-# and started again, the script goes on where it was and does only what is missing. A task that fails, such as that of a
-# ResNet where CIFAR cannot be downloaded, leaves the others alone.
+# tools of diagnose.py, each also where one before it failed. Figures share runs: each is trained once. Those of figure 11
+# are whole maps, in OUTDIR/maps. Interrupted and started again, the script goes on where it was and does only what is
+# missing. A task that fails, such as that of a ResNet where CIFAR cannot be downloaded, leaves the others alone.
 set -euo pipefail
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
